@@ -1,0 +1,1 @@
+"""The anchor contract: Vyper source and its compiled artifact."""

@@ -1,0 +1,121 @@
+"""DSSE v1 envelopes (github.com/secure-systems-lab/dsse) with one Ed25519 signature."""
+
+import base64
+import binascii
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from ledger.errors import LedgerError
+from ledger.identity import Identity
+
+Envelope = dict[str, Any]
+
+
+def pae(payload_type: str, payload: bytes) -> bytes:
+    """Pre-authentication encoding, the bytes that are signed (DSSE v1, protocol.md)."""
+    kind = payload_type.encode()
+    return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
+
+
+def sign(payload: bytes, payload_type: str, identity: Identity) -> Envelope:
+    """Wrap ``payload`` in an envelope signed by ``identity``."""
+    signature = identity.sign(pae(payload_type, payload))
+    return {
+        "payload": base64.b64encode(payload).decode(),
+        "payloadType": payload_type,
+        "signatures": [{"keyid": identity.key_id, "sig": base64.b64encode(signature).decode()}],
+    }
+
+
+def payload_of(envelope: Envelope) -> tuple[bytes, str, str, bytes]:
+    """Take an envelope apart **without** checking its signature.
+
+    Returns
+    -------
+    tuple
+        Payload, payload type, key id, signature.
+
+    Raises
+    ------
+    LedgerError
+        Missing or additional fields, more or fewer signatures than one, base64 that is not canonical.
+    """
+    if not isinstance(envelope, dict) or envelope.keys() != {"payload", "payloadType", "signatures"}:
+        raise LedgerError("envelope: needs exactly payload, payloadType and signatures")
+    payload_type, signatures = envelope["payloadType"], envelope["signatures"]
+    if not isinstance(payload_type, str):
+        raise LedgerError("envelope: payloadType is not a string")
+    if not isinstance(signatures, list) or len(signatures) != 1:
+        raise LedgerError("envelope: needs exactly one signature")
+    signature = signatures[0]
+    if not isinstance(signature, dict) or signature.keys() != {"keyid", "sig"}:
+        raise LedgerError("envelope: the signature needs exactly keyid and sig")
+    if not isinstance(signature["keyid"], str):
+        raise LedgerError("envelope: keyid is not a string")
+    return (
+        _decode(envelope["payload"], "payload"),
+        payload_type,
+        signature["keyid"],
+        _decode(signature["sig"], "sig"),
+    )
+
+
+def verify(envelope: Envelope, keys: Mapping[str, str]) -> tuple[bytes, str]:
+    """Check an envelope.
+
+    Parameters
+    ----------
+    envelope
+        As :func:`sign` makes it.
+    keys
+        Public keys in hex, by key id.
+
+    Returns
+    -------
+    tuple
+        Payload and the id of the key that signed it.
+
+    Raises
+    ------
+    LedgerError
+        Malformed envelope, unknown key, or a signature that does not hold.
+    """
+    payload, payload_type, key_id, signature = payload_of(envelope)
+    public_hex = keys.get(key_id)
+    if public_hex is None:
+        raise LedgerError(f"envelope: signed by an unknown key {key_id[:16]!r}; register it first")
+    check_signature(public_hex, signature, pae(payload_type, payload))
+    return payload, key_id
+
+
+def check_signature(public_hex: str, signature: bytes, message: bytes) -> None:
+    """Raise LedgerError unless ``signature`` is the key's Ed25519 signature of ``message``."""
+    try:
+        _public_key(public_hex).verify(signature, message)
+    except InvalidSignature:
+        raise LedgerError("envelope: the signature does not hold: content or signature was changed") from None
+
+
+@lru_cache(maxsize=4096)
+def _public_key(public_hex: str) -> Ed25519PublicKey:
+    try:
+        return Ed25519PublicKey.from_public_bytes(bytes.fromhex(public_hex))
+    except ValueError as error:
+        raise LedgerError(f"public key {public_hex[:16]!r}: not an Ed25519 key: {error}") from None
+
+
+def _decode(text: object, what: str) -> bytes:
+    """Decode base64; only the one spelling that the encoder writes is accepted."""
+    if not isinstance(text, str):
+        raise LedgerError(f"envelope: {what} is not a string")
+    try:
+        data = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise LedgerError(f"envelope: {what} is not base64") from None
+    if base64.b64encode(data).decode() != text:
+        raise LedgerError(f"envelope: {what} is not canonical base64")
+    return data

@@ -1,0 +1,348 @@
+"""Events: the signed statements of which the log consists, and the registry that admits them."""
+
+import time as clock
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ledger import dsse
+from ledger.canonical import canonical_json, is_digest, parse_canonical, sha256_hex
+from ledger.errors import LedgerError
+from ledger.identity import COORDINATOR, Identity, check_name, key_id_of
+
+PAYLOAD_TYPE = "application/vnd.trustchain.event+json"
+MAX_EVENT_BYTES = 64 * 1024
+"""Largest payload of an event, in bytes."""
+MAX_KEY_LENGTH = 256
+"""Largest idempotency key, in characters."""
+
+RUN_MANIFEST = "RUN_MANIFEST"
+REGISTER = "REGISTER"
+DECISION = "DECISION"
+UPDATE = "UPDATE"
+REFUSED = "REFUSED"
+MERGE = "MERGE"
+EVALUATION = "EVALUATION"
+ABSENT = "ABSENT"
+CHECKPOINT = "CHECKPOINT"
+MODEL_RELEASE = "MODEL_RELEASE"
+RUN_COMPLETE = "RUN_COMPLETE"
+UNLEARN_REQUEST = "UNLEARN_REQUEST"
+UNLEARN_WITHDRAWN = "UNLEARN_WITHDRAWN"
+UNLEARN_EXEC = "UNLEARN_EXEC"
+UNLEARN_ATTEST = "UNLEARN_ATTEST"
+PRIVACY_SPEND = "PRIVACY_SPEND"
+REWARD_SETTLEMENT = "REWARD_SETTLEMENT"
+KEY_ROTATION = "KEY_ROTATION"
+MODEL_REVOKED = "MODEL_REVOKED"
+
+_DIGEST, _STR, _INT, _DICT, _LIST = "digest", "str", "int", "dict", "list"
+
+REQUIRED: dict[str, dict[str, str]] = {
+    RUN_MANIFEST: {"manifest": _DIGEST, "config": _DIGEST},
+    REGISTER: {"organization": _STR, "key_id": _DIGEST, "public_key": _DIGEST, "document": _DIGEST},
+    DECISION: {"round": _INT, "effort": _STR},
+    UPDATE: {
+        "round": _INT, "cohort": _STR, "base": _DIGEST, "update": _DIGEST, "weight": _INT, "steps": _INT,
+    },
+    REFUSED: {"round": _INT, "organization": _STR, "cohort": _STR, "reason": _STR},
+    ABSENT: {"round": _INT, "organization": _STR, "reason": _STR},
+    MERGE: {
+        "round": _INT, "cohort": _STR, "base": _DIGEST, "inputs": _LIST, "adapter": _DIGEST, "file": _STR,
+    },
+    EVALUATION: {"round": _INT, "scores": _DICT},
+    CHECKPOINT: {"round": _INT, "file": _STR, "digest": _DIGEST},
+    MODEL_RELEASE: {"model_digest": _DIGEST, "files": _DICT, "adapters": _DICT},
+    RUN_COMPLETE: {"rounds": _INT, "model_digest": _DIGEST},
+    UNLEARN_REQUEST: {}, UNLEARN_WITHDRAWN: {}, UNLEARN_EXEC: {}, UNLEARN_ATTEST: {},
+    PRIVACY_SPEND: {}, REWARD_SETTLEMENT: {}, KEY_ROTATION: {}, MODEL_REVOKED: {},
+}  # fmt: skip
+"""Fields that the body of each type must have, with their kind; a body may have more."""
+
+TYPES = frozenset(REQUIRED)
+
+COORDINATOR_ONLY = frozenset(
+    {RUN_MANIFEST, REFUSED, ABSENT, MERGE, EVALUATION, CHECKPOINT, MODEL_RELEASE, RUN_COMPLETE}
+)
+"""Types that only the coordinator may sign."""
+
+EFFORTS = frozenset({"0", "1/2", "1"})
+
+
+@dataclass(frozen=True)
+class Event:
+    """One event, taken out of its envelope.
+
+    Attributes
+    ----------
+    type, organization, run, body, key
+        As signed; ``key`` is the idempotency key, unique within the organization.
+    time
+        Milliseconds since 1970, by the signer's clock.
+    key_id
+        The key that signed it.
+    leaf
+        Canonical bytes of the envelope: the leaf of the log.
+    """
+
+    type: str
+    organization: str
+    run: str
+    body: dict[str, Any]
+    key: str
+    time: int
+    key_id: str
+    leaf: bytes = field(repr=False)
+
+    @property
+    def round(self) -> int | None:
+        """Round of the body, where it has one."""
+        value = self.body.get("round")
+        return value if type(value) is int else None
+
+
+def make_event(
+    identity: Identity,
+    run: str,
+    type: str,
+    body: dict[str, Any],
+    key: str | None = None,
+    time: int | None = None,
+) -> dsse.Envelope:
+    """Sign an event.
+
+    Parameters
+    ----------
+    identity
+        The actor that states it.
+    run
+        Id of the run.
+    type
+        One of :data:`TYPES`.
+    body
+        See :data:`REQUIRED`; floats are written as strings.
+    key
+        Idempotency key; default ``<type>/<organization>/<first 24 digits of the body's SHA-256>``.
+    time
+        Milliseconds since 1970; default now.
+
+    Returns
+    -------
+    dict
+        DSSE envelope.
+
+    Raises
+    ------
+    LedgerError
+        Unknown type, missing or wrong field, too large.
+    """
+    if key is None:
+        key = f"{type}/{identity.name}/{sha256_hex(canonical_json(body))[:24]}"
+    content = {
+        "body": body,
+        "key": key,
+        "organization": identity.name,
+        "run": run,
+        "time": clock.time_ns() // 1_000_000 if time is None else time,
+        "type": type,
+    }
+    _check_content(content)
+    payload = canonical_json(content)
+    _check_size(payload)
+    return dsse.sign(payload, PAYLOAD_TYPE, identity)
+
+
+def leaf_bytes(envelope: dsse.Envelope) -> bytes:
+    """Leaf of the log: canonical JSON of the envelope."""
+    return canonical_json(envelope)
+
+
+def read_event(envelope: dsse.Envelope, keys: Mapping[str, str]) -> Event:
+    """Check an envelope's signature and content, and take the event out.
+
+    A REGISTER event is signed with the key that it declares; whether that key is welcome is for
+    :class:`Registry` to say.
+
+    Parameters
+    ----------
+    envelope
+        DSSE envelope.
+    keys
+        Public keys in hex by key id; not used for REGISTER.
+
+    Raises
+    ------
+    LedgerError
+        Malformed, oversized, unknown key, bad signature, unknown type, missing or wrong field.
+    """
+    payload, payload_type, key_id, signature = dsse.payload_of(envelope)
+    if payload_type != PAYLOAD_TYPE:
+        raise LedgerError(f"event: payload type is {payload_type!r}, not {PAYLOAD_TYPE!r}")
+    _check_size(payload)
+    content = parse_canonical(payload)
+    _check_content(content)
+    body = content["body"]
+    if content["type"] == REGISTER:
+        _check_register(content["organization"], body, key_id)
+        public_hex = body["public_key"]
+    elif key_id in keys:
+        public_hex = keys[key_id]
+    else:
+        raise LedgerError(
+            f"{content['type']} of {content['organization']}: key {key_id[:16]!r} is not registered; "
+            "send REGISTER first"
+        )
+    try:
+        dsse.check_signature(public_hex, signature, dsse.pae(payload_type, payload))
+    except LedgerError as error:
+        raise LedgerError(f"{content['type']} of {content['organization']}: {error}") from None
+    return Event(
+        type=content["type"],
+        organization=content["organization"],
+        run=content["run"],
+        body=body,
+        key=content["key"],
+        time=content["time"],
+        key_id=key_id,
+        leaf=leaf_bytes(envelope),
+    )
+
+
+def _check_size(payload: bytes) -> None:
+    if len(payload) > MAX_EVENT_BYTES:
+        raise LedgerError(
+            f"event: {len(payload)} bytes; an event may have {MAX_EVENT_BYTES}, put digests into it"
+        )
+
+
+def _check_content(content: Any) -> None:
+    if not isinstance(content, dict) or content.keys() != {
+        "body",
+        "key",
+        "organization",
+        "run",
+        "time",
+        "type",
+    }:
+        raise LedgerError("event: needs exactly body, key, organization, run, time and type")
+    kind = content["type"]
+    if not isinstance(kind, str) or kind not in TYPES:
+        raise LedgerError(f"event: unknown type {kind!r}; known: {', '.join(sorted(TYPES))}")
+    organization = check_name(content["organization"])
+    where = f"{kind} of {organization}"
+    if not isinstance(content["run"], str) or not content["run"]:
+        raise LedgerError(f"{where}: run is not a name")
+    if type(content["time"]) is not int or content["time"] < 0:
+        raise LedgerError(f"{where}: time is not in milliseconds since 1970")
+    key = content["key"]
+    if not isinstance(key, str) or not 0 < len(key) <= MAX_KEY_LENGTH:
+        raise LedgerError(f"{where}: the idempotency key needs 1 to {MAX_KEY_LENGTH} characters")
+    if kind in COORDINATOR_ONLY and organization != COORDINATOR:
+        raise LedgerError(f"{where}: only the coordinator may sign this type")
+    body = content["body"]
+    if not isinstance(body, dict):
+        raise LedgerError(f"{where}: body is not a table")
+    for name, wanted in REQUIRED[kind].items():
+        if name not in body:
+            raise LedgerError(f"{where}: body lacks {name!r}")
+        if not _is_kind(body[name], wanted):
+            raise LedgerError(f"{where}: body.{name} is not a {wanted}: {str(body[name])[:80]!r}")
+    if kind == DECISION and body["effort"] not in EFFORTS:
+        raise LedgerError(f"{where}: effort {body['effort']!r} is none of {', '.join(sorted(EFFORTS))}")
+    if kind == MERGE:
+        for entry in body["inputs"]:
+            if (
+                not isinstance(entry, dict)
+                or not _is_kind(entry.get("organization"), _STR)
+                or not is_digest(entry.get("update"))
+                or not _is_kind(entry.get("weight"), _INT)
+            ):
+                raise LedgerError(
+                    f"{where}: every input needs organization, update (digest) and weight (int)"
+                )
+    for name in {MODEL_RELEASE: ("files", "adapters")}.get(kind, ()):
+        if not all(is_digest(value) for value in body[name].values()):
+            raise LedgerError(f"{where}: body.{name} must map names to digests")
+
+
+def _is_kind(value: object, kind: str) -> bool:
+    if kind == _DIGEST:
+        return is_digest(value)
+    if kind == _INT:
+        return type(value) is int and value >= 0
+    return type(value) is {_STR: str, _DICT: dict, _LIST: list}[kind]
+
+
+def _check_register(organization: str, body: dict[str, Any], key_id: str) -> None:
+    if body["organization"] != organization:
+        raise LedgerError(
+            f"REGISTER of {organization}: registers {body['organization']!r}; each registers itself"
+        )
+    if body["key_id"] != key_id or key_id_of(body["public_key"]) != key_id:
+        raise LedgerError(
+            f"REGISTER of {organization}: key_id, public_key and the signing key do not belong together"
+        )
+
+
+class Registry:
+    """Who may speak in a run: one key an organization, one organization a key, one run.
+
+    Attributes
+    ----------
+    run
+        Id of the run; fixed by the first event where it is not given.
+    keys
+        Public keys in hex by key id.
+    """
+
+    def __init__(self, run: str | None = None) -> None:
+        self.run = run
+        self.keys: dict[str, str] = {}
+        self._key_of: dict[str, str] = {}  # organization -> key id
+        self._organization_of: dict[str, str] = {}  # key id -> organization
+
+    def copy(self) -> "Registry":
+        """An independent copy, to try a batch on."""
+        other = Registry(self.run)
+        other.keys = dict(self.keys)
+        other._key_of = dict(self._key_of)
+        other._organization_of = dict(self._organization_of)
+        return other
+
+    @property
+    def organizations(self) -> dict[str, str]:
+        """Key id of every registered organization."""
+        return dict(self._key_of)
+
+    def admit(self, envelope: dsse.Envelope) -> Event:
+        """Check an envelope against the registry; a REGISTER event enters its key.
+
+        Raises
+        ------
+        LedgerError
+            As :func:`read_event`; or another run, another organization's key, a name or key that is taken.
+        """
+        event = read_event(envelope, self.keys)
+        self.enter(event)
+        return event
+
+    def enter(self, event: Event) -> None:
+        """Apply an event whose signature was checked. Raises LedgerError as :meth:`admit`."""
+        where = f"{event.type} of {event.organization}"
+        if self.run is not None and event.run != self.run:
+            raise LedgerError(
+                f"{where}: belongs to run {event.run!r}, this is {self.run!r}; a replay from elsewhere?"
+            )
+        if event.type == REGISTER:
+            if self._key_of.get(event.organization, event.key_id) != event.key_id:
+                raise LedgerError(f"{where}: the name is registered with another key")
+            if self._organization_of.get(event.key_id, event.organization) != event.organization:
+                owner = self._organization_of[event.key_id]
+                raise LedgerError(f"{where}: the key is registered by {owner}")
+            self._key_of[event.organization] = event.key_id
+            self._organization_of[event.key_id] = event.organization
+            self.keys[event.key_id] = event.body["public_key"]
+        elif self._key_of.get(event.organization) != event.key_id:
+            owner = self._organization_of.get(event.key_id, "nobody")
+            raise LedgerError(f"{where}: signed with the key of {owner}")
+        self.run = event.run

@@ -1,0 +1,66 @@
+"""Checks on an update before it is merged: who signed it, for which round, and whether it is sound."""
+
+import numpy as np
+
+from ledger.errors import LedgerError
+from ledger.events import read_event
+from trustchain_ray.adapter import Layout, digest
+from trustchain_ray.merge import LIMIT
+from trustchain_ray.organization import CohortTask, Update
+
+
+class Refused(Exception):
+    """An update that is not merged; the text is the reason that is logged."""
+
+
+def check_update(
+    update: Update,
+    organization: str,
+    number: int,
+    task: CohortTask,
+    layout: Layout,
+    keys: dict[str, str],
+    run: str,
+    max_norm: float,
+    max_weight: int,
+) -> None:
+    """Refuse a forged, replayed, mis-shaped, oversized, non-finite or too large update.
+
+    Parameters
+    ----------
+    layout : names and shapes that an update of this member must have.
+    keys : registered public keys (hex) by key id.
+    max_weight : the largest weight this member may claim: its registered records times its steps.
+
+    Raises
+    ------
+    Refused
+        With the reason.
+    """
+    try:
+        event = read_event(update.envelope, keys)
+    except LedgerError as error:
+        raise Refused(f"signature: {error}") from None
+    body = event.body
+    if event.type != "UPDATE" or event.run != run or event.organization != organization:
+        raise Refused(f"signed as {event.type} of {event.organization} in run {event.run}, not as its own update")
+    if body["round"] != number or body["cohort"] != task.cohort:
+        raise Refused(f"replayed: signed for round {body['round']} of {body['cohort']}")
+    if body["base"] != task.digest:
+        raise Refused("trained from another adapter than this round's")
+    if body["weight"] != update.weight or not 0 < update.weight <= max_weight:
+        raise Refused(f"weight {update.weight} is not within the registered {max_weight}")
+    if update.update.layout != layout or update.update.buffer.shape != (layout.size,):
+        raise Refused("names or shapes differ from the agreed adapter")
+    if update.update.buffer.dtype != np.float32:
+        raise Refused(f"type {update.update.buffer.dtype}, expected float32")
+    largest = float(np.abs(update.update.buffer).max(initial=0.0))
+    if not np.isfinite(largest):
+        raise Refused("holds NaN or infinity")
+    if digest(update.update.tensors()) != body["update"]:
+        raise Refused("its bytes do not match the signed digest")
+    if largest > LIMIT:
+        raise Refused(f"a value of {largest:.3g} is beyond the fixed-point range of {LIMIT:g}")
+    norm = float(np.linalg.norm(update.update.buffer.astype(np.float64)))
+    if norm > max_norm:
+        raise Refused(f"norm {norm:.4g} is above trust.max_update_norm={max_norm:g}")

@@ -1,0 +1,63 @@
+"""What a federation is compared with: each organization alone, all records in one place, own adapters."""
+
+from typing import TYPE_CHECKING, Any
+
+import ray
+
+from trustchain_ray.data import Holdings, Record, load_holdings
+from trustchain_ray.engines.base import Metrics
+
+if TYPE_CHECKING:
+    from trustchain_ray.adapter import Tensors
+    from trustchain_ray.federation import Federation
+
+Scores = dict[str, dict[str, float]]
+
+
+def mean_scores(scores: Scores) -> dict[str, float]:
+    """Mean over organizations of every metric."""
+    metrics = sorted({metric for row in scores.values() for metric in row})
+    return {m: sum(row[m] for row in scores.values() if m in row) / sum(m in row for row in scores.values()) for m in metrics}
+
+
+def isolated(federation: "Federation", steps: int) -> Scores:
+    """Each organization trains alone for as many steps, evaluated on its own test records."""
+    return _all(federation, "isolated", federation.terms_ref, steps)
+
+
+def personalised(federation: "Federation", model: "Tensors") -> Scores:
+    """Each organization trains its own head or adapter on top of the model."""
+    from trustchain_ray.worker import Packed
+
+    settings = federation.config.federation
+    packed = [ray.put(Packed.of(model))]
+    return _all(federation, "personalise", federation.terms_ref, packed, settings.personalization_steps)
+
+
+def centralised(federation: "Federation", steps: int) -> Scores:
+    """All records in one place, as many steps as all organizations together (this moves records)."""
+    from trustchain_ray.pool import RemotePool
+
+    config = federation.config
+    pool = RemotePool.options(num_cpus=0, num_gpus=config.resources.gpus_per_worker).remote(
+        config, federation.id, federation.base
+    )
+    refs = pool.centralised.remote(federation.names, federation.terms_ref, steps * len(federation.names))
+    return {name: Metrics(**sums).summary() for name, sums in ray.get(refs).items()}
+
+
+def join_holdings(config: Any, names: list[str]) -> tuple[Holdings, dict[str, list[Record]]]:
+    """All training records under one name, ids made unique, and the test records by organization."""
+    everything, tests = Holdings("centralised"), {}
+    for name in names:
+        own = load_holdings(config, name)
+        tests[name] = own.test
+        everything.train += [
+            Record(f"{name}/{r.id}", r.subject, r.prompt, r.answer, r.label) for r in own.train
+        ]
+    return everything, tests
+
+
+def _all(federation: "Federation", method: str, *args: Any) -> Scores:
+    refs = {n: federation.members[n].call(method, *args) for n in federation.names if n not in federation.late}
+    return {name: Metrics(**ray.get(ref)).summary() for name, ref in refs.items()}

@@ -1,0 +1,321 @@
+"""The configuration: its schema, its defaults and its checks.
+
+Every field carries its documentation in ``metadata["doc"]``; `docs/configuration.md` is made from it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any
+
+from trustchain_ray.errors import UsageError
+
+
+def _f(default: Any, doc: str, *, path: bool = False) -> Any:
+    """A documented field; `path` marks values that are resolved against the YAML file's folder."""
+    metadata = {"doc": doc, "path": path}
+    if isinstance(default, (list, dict)):
+        return field(default_factory=lambda: type(default)(default), metadata=metadata)
+    if is_dataclass(default) and isinstance(default, type):
+        return field(default_factory=default, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass
+class RunConfig:
+    name: str = _f("run", "Name of the run; the run directory is `<dir>/<name>` unless `--run` says otherwise.")
+    dir: str = _f("runs", "Folder that holds run directories.")
+    key: str = _f("trustchain", "The run's key: every random choice is derived from it.")
+    keystore: str = _f(
+        "", "Folder of the organizations' identity keys; empty: `$TRUSTCHAIN_HOME/keys`, else `~/.trustchain/keys`."
+    )
+
+
+@dataclass
+class MadeModelConfig:
+    hidden: int = _f(64, "Hidden size of a model made from this config.")
+    layers: int = _f(2, "Number of transformer layers.")
+    heads: int = _f(4, "Number of attention heads.")
+    intermediate: int = _f(128, "Width of the feed-forward layers.")
+    vocabulary: int = _f(512, "Size of the byte-level BPE vocabulary, built from `data.public` alone.")
+    warmup_steps: int = _f(0, "Full-parameter training steps on `data.public` before the federation starts.")
+    warmup_batch: int = _f(32, "Rows of a warm-up step.")
+    warmup_lr: float = _f(3e-3, "Learning rate of the warm-up.")
+
+
+@dataclass
+class LoraConfig:
+    rank: int = _f(8, "LoRA rank r.")
+    ranks: dict[str, int] = _f({}, "Own rank of single organizations (forms `flora` and `svd`).")
+    alpha: float = _f(16.0, "LoRA alpha; the update is scaled by alpha / rank.")
+    targets: list[str] = _f(["q_proj", "v_proj"], "Module names that get an adapter (suffixes, as in PEFT).")
+    form: str = _f("ffa", "How adapters are trained and merged: ffa | fedavg | flora | svd.")
+
+
+@dataclass
+class ModelConfig:
+    base: str = _f("made", "`made` (from `model.made`), a local folder, or a hub id.", path=True)
+    task: str = _f("causal", "causal | classification.")
+    labels: list[str] = _f([], "Label set of a classification, in the order of the class indices.")
+    dtype: str = _f("float32", "Type of the frozen base: float32 | bfloat16. LoRA tensors are float32.")
+    max_length: int = _f(128, "Longest row in tokens; longer texts are cut.")
+    made: MadeModelConfig = _f(MadeModelConfig, "A model made from a config, for tests and laptops.")
+    lora: LoraConfig = _f(LoraConfig, "The adapter.")
+
+
+@dataclass
+class ColumnsConfig:
+    id: str = _f("id", "Column of the stable record id.")
+    subject: str = _f("", "Column of the person the record belongs to; empty: the id.")
+    organization: str = _f("organization", "Column of the organization (`data.split: column`).")
+    text: str = _f("text", "Column of a plain text (or of the text to classify).")
+    prompt: str = _f("prompt", "Column of the prompt; used when the row has it.")
+    answer: str = _f("answer", "Column of the answer; the loss is taken on it alone.")
+    label: str = _f("label", "Column of the class label.")
+
+
+@dataclass
+class SourceConfig:
+    train: str = _f("", "Training records: a .jsonl, .csv, .parquet file (or .xz/.gz), or `hf:<path or hub id>[:split]`.", path=True)
+    test: str = _f("", "Test records of this organization; empty: `data.test_share` of the training records.", path=True)
+
+
+@dataclass
+class DataConfig:
+    split: str = _f("column", "Who holds what: column | sources | dirichlet.")
+    train: str = _f("", "One source for all organizations (`column`, `dirichlet`).", path=True)
+    test: str = _f("", "Test records (`column`: the organization column; `dirichlet`: shared by all).", path=True)
+    organizations: dict[str, SourceConfig] = _f({}, "One source an organization (`sources`).")
+    public: str = _f("", "Public records: vocabulary and warm-up of a made model. Never private.", path=True)
+    validation: str = _f("", "Public validation records.", path=True)
+    columns: ColumnsConfig = _f(ColumnsConfig, "Names of the columns.")
+    dirichlet_organizations: int = _f(4, "Number of organizations of a Dirichlet split.")
+    dirichlet_alpha: float = _f(0.5, "Concentration of a Dirichlet split over labels; small is heterogeneous.")
+    test_share: float = _f(0.2, "Share of an organization's records held out where it brings no test records.")
+    bad_rows: str = _f("refuse", "Rows that cannot be read: refuse (stop, naming file and line) | skip (and count).")
+    limit: int = _f(0, "At most so many training records an organization (0: all), the first by keyed order.")
+    test_limit: int = _f(0, "At most so many test records an organization (0: all).")
+
+
+@dataclass
+class TrainingConfig:
+    engine: str = _f("auto", "auto (deepspeed where CUDA is, else torch) | torch | deepspeed.")
+    batch_size: int = _f(16, "Expected records of a step, and the constant divisor of its loss.")
+    sampling_rate: float = _f(
+        0.0, "Probability that a record is in a step; 0: batch_size / records of the member, frozen in the manifest."
+    )
+    micro_batch: int = _f(32, "Most rows of one forward pass; a larger step is accumulated.")
+    lr: float = _f(1e-3, "Peak learning rate.")
+    schedule: str = _f("constant", "constant | linear | cosine, over all steps of the run.")
+    warmup_steps: int = _f(0, "Steps of linear learning-rate warm-up.")
+    weight_decay: float = _f(0.0, "AdamW weight decay.")
+    max_grad_norm: float = _f(0.0, "Clip the gradient of a step to this norm (0: off).")
+    threads: int = _f(1, "CPU threads of a worker; part of the hardware class.")
+    zero_stage: int = _f(2, "ZeRO stage of the deepspeed engine, 0 to 3.")
+    gradient_checkpointing: bool = _f(False, "Recompute activations in the backward pass.")
+
+
+@dataclass
+class FederationConfig:
+    rounds: int = _f(5, "Number of rounds.")
+    local_steps: int = _f(10, "Steps of a member in a round at effort 1.")
+    cohorts: str = _f("one", "one | by_shard | by_organization | by_both | groups.")
+    groups: dict[str, list[str]] = _f({}, "Named cohorts of organizations (`cohorts: groups`).")
+    shards_per_organization: int = _f(1, "Shards S of every organization (`by_shard`, `by_both`).")
+    weights: str = _f("records", "Weight of a member in a merge: records | equal.")
+    server_step: float = _f(1.0, "Step of the merged change; 1 is plain averaging.")
+    merge_scale: float = _f(1.0, "Factor on the mean of the cohorts that makes the model.")
+    participation: str = _f("always", "Who takes part: always | random (keyed: 0, 1/2 or 1).")
+    quorum: float = _f(0.5, "Least share of organizations whose updates make a round.")
+    deadline_s: float = _f(600.0, "Seconds after which a missing organization is left out of a round.")
+    evaluate_every: int = _f(1, "Evaluate the model every so many rounds (the last one always).")
+    keep_rounds: int = _f(0, "Keep the adapters of so many last rounds (0: all).")
+    baselines: list[str] = _f([], "Also train: isolated, centralised (centralised moves records: research only).")
+    personalization: str = _f("none", "What an organization serves besides: none | head | adapter.")
+    personalization_steps: int = _f(0, "Own steps of an organization after the last round (head, adapter).")
+
+
+@dataclass
+class TrustConfig:
+    max_update_norm: float = _f(1e3, "Refuse an update whose change has a larger L2 norm.")
+
+
+@dataclass
+class ResourcesConfig:
+    mode: str = _f("dedicated", "dedicated (own workers an organization) | pooled (simulation, no isolation).")
+    workers: int = _f(1, "Ranks of an organization's worker group (dedicated), or workers of the pool (pooled).")
+    cpus_per_worker: float = _f(1.0, "CPUs that Ray reserves for a rank.")
+    gpus_per_worker: float = _f(0.0, "GPUs of a rank; a fraction shares one GPU between organizations.")
+    pin_organizations: bool = _f(False, "Place each organization on nodes with the custom resource `org_<name>`.")
+    address: str = _f("", "Ray cluster to join; empty: the job's or RAY_ADDRESS's cluster, else a local one.")
+    max_restarts: int = _f(3, "Rebuild a dead worker group or organization at most so often.")
+
+
+@dataclass
+class PublicChainConfig:
+    kind: str = _f("embedded", "embedded (an EVM in process, its blocks in the run directory) | none.")
+
+
+@dataclass
+class LedgerConfig:
+    anchor_every: int = _f(5, "Anchor a tree head on the public chain every so many rounds (and at the end).")
+    public: PublicChainConfig = _f(PublicChainConfig, "The public chain.")
+
+
+@dataclass
+class Config:
+    run: RunConfig = _f(RunConfig, "The run and its key.")
+    model: ModelConfig = _f(ModelConfig, "The base model and its adapter.")
+    data: DataConfig = _f(DataConfig, "Records of the organizations.")
+    training: TrainingConfig = _f(TrainingConfig, "Local training.")
+    federation: FederationConfig = _f(FederationConfig, "Rounds, cohorts and merging.")
+    trust: TrustConfig = _f(TrustConfig, "Checks on updates.")
+    resources: ResourcesConfig = _f(ResourcesConfig, "Ray actors and their resources.")
+    ledger: LedgerConfig = _f(LedgerConfig, "The log and its anchors.")
+
+
+CHOICES = {
+    "model.task": ("causal", "classification"),
+    "model.dtype": ("float32", "bfloat16"),
+    "model.lora.form": ("ffa", "fedavg", "flora", "svd"),
+    "data.split": ("column", "sources", "dirichlet"),
+    "data.bad_rows": ("refuse", "skip"),
+    "training.engine": ("auto", "torch", "deepspeed"),
+    "training.schedule": ("constant", "linear", "cosine"),
+    "federation.cohorts": ("one", "by_shard", "by_organization", "by_both", "groups"),
+    "federation.weights": ("records", "equal"),
+    "federation.participation": ("always", "random"),
+    "federation.personalization": ("none", "head", "adapter"),
+    "resources.mode": ("dedicated", "pooled"),
+    "ledger.public.kind": ("embedded", "none"),
+}
+BASELINES = ("isolated", "centralised")
+
+# (path, least, most): both ends are allowed, None is open.
+RANGES: tuple[tuple[str, float | None, float | None], ...] = (
+    ("model.max_length", 4, None),
+    ("model.lora.rank", 1, None),
+    ("model.lora.alpha", 1e-9, None),
+    ("model.made.hidden", 8, None),
+    ("model.made.layers", 1, None),
+    ("model.made.heads", 1, None),
+    ("model.made.intermediate", 8, None),
+    ("model.made.vocabulary", 300, None),
+    ("model.made.warmup_steps", 0, None),
+    ("model.made.warmup_batch", 1, None),
+    ("model.made.warmup_lr", 0, None),
+    ("data.dirichlet_organizations", 1, None),
+    ("data.dirichlet_alpha", 1e-6, None),
+    ("data.test_share", 0, 0.9),
+    ("data.limit", 0, None),
+    ("data.test_limit", 0, None),
+    ("training.batch_size", 1, None),
+    ("training.sampling_rate", 0, 1),
+    ("training.micro_batch", 1, None),
+    ("training.lr", 0, None),
+    ("training.warmup_steps", 0, None),
+    ("training.weight_decay", 0, None),
+    ("training.max_grad_norm", 0, None),
+    ("training.threads", 1, None),
+    ("training.zero_stage", 0, 3),
+    ("federation.rounds", 1, None),
+    ("federation.local_steps", 1, None),
+    ("federation.shards_per_organization", 1, None),
+    ("federation.server_step", 0, None),
+    ("federation.merge_scale", 0, None),
+    ("federation.quorum", 0, 1),
+    ("federation.deadline_s", 0, None),
+    ("federation.evaluate_every", 1, None),
+    ("federation.keep_rounds", 0, None),
+    ("federation.personalization_steps", 0, None),
+    ("trust.max_update_norm", 1e-12, None),
+    ("resources.workers", 1, None),
+    ("resources.cpus_per_worker", 0, None),
+    ("resources.gpus_per_worker", 0, None),
+    ("resources.max_restarts", 0, None),
+    ("ledger.anchor_every", 1, None),
+)
+
+
+def get(config: Any, path: str) -> Any:
+    """The value at a dotted path of a config object."""
+    for part in path.split("."):
+        config = getattr(config, part)
+    return config
+
+
+def check(config: Config) -> None:
+    """Refuse impossible values; one message with all that is wrong.
+
+    Raises
+    ------
+    UsageError
+        Each line names the key, its value and what is allowed.
+    """
+    wrong: list[str] = []
+    for path, allowed in CHOICES.items():
+        value = get(config, path)
+        if value not in allowed:
+            wrong.append(f"{path}={value!r}: choose one of {', '.join(allowed)}")
+    for path, least, most in RANGES:
+        value = get(config, path)
+        low = least is not None and value < least
+        high = most is not None and value > most
+        if math.isnan(value) or low or high:
+            bounds = f"at least {least:g}" if most is None else f"from {least:g} to {most:g}"
+            wrong.append(f"{path}={value}: must be {bounds}")
+    for name in config.federation.baselines:
+        if name not in BASELINES:
+            wrong.append(f"federation.baselines: {name!r}; choose from {', '.join(BASELINES)}")
+    if not wrong:
+        wrong = list(_inconsistencies(config))
+    if wrong:
+        raise UsageError("the configuration does not fit:\n  " + "\n  ".join(wrong))
+
+
+def _inconsistencies(c: Config) -> Any:
+    """Pairs of values that make no sense together."""
+    if c.model.task == "classification" and len(c.model.labels) < 2:
+        yield "model.labels: a classification needs at least two labels"
+    if len(set(c.model.labels)) != len(c.model.labels):
+        yield "model.labels: a label stands there twice"
+    if c.data.split == "sources" and not c.data.organizations:
+        yield "data.organizations: `data.split: sources` needs one source an organization"
+    if c.data.split != "sources" and not c.data.train:
+        yield f"data.train: `data.split: {c.data.split}` needs a source of training records"
+    if c.model.base == "made" and not c.data.public:
+        yield "data.public: a made model builds its vocabulary from public records; name a file of them"
+    if c.model.base == "made" and c.model.made.hidden % c.model.made.heads:
+        yield "model.made.hidden: must be a multiple of model.made.heads"
+    if c.federation.cohorts == "groups" and not c.federation.groups:
+        yield "federation.groups: `federation.cohorts: groups` needs named groups of organizations"
+    if c.federation.cohorts in ("one", "by_organization", "groups") and c.federation.shards_per_organization > 1:
+        yield (
+            f"federation.shards_per_organization={c.federation.shards_per_organization}: "
+            f"`cohorts: {c.federation.cohorts}` does not divide records; use by_shard or by_both"
+        )
+    if c.model.lora.ranks and c.model.lora.form not in ("flora", "svd"):
+        yield f"model.lora.ranks: mixed ranks need model.lora.form flora or svd, not {c.model.lora.form}"
+    if c.federation.personalization == "head" and c.model.task != "classification":
+        yield "federation.personalization=head: only a classification has a head of its own"
+    if c.federation.personalization == "adapter" and c.federation.personalization_steps < 1:
+        yield "federation.personalization_steps: an own adapter needs own steps"
+    if c.resources.mode == "pooled" and c.training.engine == "deepspeed":
+        yield "training.engine=deepspeed: pooled workers swap adapters in one process; use engine torch"
+    if c.training.engine == "torch" and c.resources.mode == "dedicated" and c.resources.workers > 1:
+        yield "resources.workers: the torch engine is a single process; use training.engine=deepspeed for several ranks"
+
+
+def describe(cls: type = Config, prefix: str = "") -> list[tuple[str, str, str]]:
+    """All keys of the schema as (dotted path, default, documentation)."""
+    rows: list[tuple[str, str, str]] = []
+    default = cls()
+    for item in fields(cls):
+        path, value = prefix + item.name, getattr(default, item.name)
+        if is_dataclass(value):
+            rows.append((path, "", item.metadata["doc"]))
+            rows += describe(type(value), path + ".")
+        else:
+            rows.append((path, repr(value), item.metadata["doc"]))
+    return rows

@@ -1,0 +1,122 @@
+"""Reading a configuration: YAML files merged left to right, dotted overrides last."""
+
+import difflib
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from trustchain_ray.config import Config, SourceConfig, check, describe
+from trustchain_ray.errors import UsageError
+
+
+def load_config(files: list[str], overrides: list[str]) -> Config:
+    """Read, merge and check a configuration.
+
+    Parameters
+    ----------
+    files : YAML files, merged in order. Relative paths inside a file are resolved against its folder.
+    overrides : `key.path=value`, applied last; relative paths are resolved against the working folder.
+
+    Raises
+    ------
+    UsageError
+        Unknown key (with the nearest name), wrong type, impossible value, unreadable file.
+    """
+    merged = OmegaConf.structured(Config)
+    layers = [(name, _read_yaml(name), Path(name).resolve().parent) for name in files]
+    layers += [(f"override {text}", _read_override(text), Path.cwd()) for text in overrides]
+    for where, values, folder in layers:
+        _check_keys(values, Config, "", where)
+        try:
+            resolved = OmegaConf.to_container(OmegaConf.create(values), resolve=True)
+            merged = OmegaConf.merge(merged, _resolve_paths(resolved, Config, folder))
+        except OmegaConfBaseException as error:
+            key = f"{error.full_key}: " if getattr(error, "full_key", None) else ""
+            raise UsageError(f"{where}: {key}{str(error).splitlines()[0]}") from None
+    config = OmegaConf.to_object(merged)
+    assert isinstance(config, Config)
+    check(config)
+    return config
+
+
+def to_yaml(config: Config) -> str:
+    """The resolved configuration as YAML."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def _read_yaml(name: str) -> dict[str, Any]:
+    try:
+        text = Path(name).read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"cannot read the configuration file {name}: {error.strerror}") from None
+    try:
+        values = yaml.safe_load(text)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{name} is not valid YAML: {' '.join(str(error).split())}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise UsageError(f"{name}: a configuration is a mapping of keys, found {type(values).__name__}")
+    return values
+
+
+def _read_override(text: str) -> dict[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise UsageError(f"override {text!r}: write it as key.path=value")
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise UsageError(f"override {text!r}: the value is not valid YAML") from None
+    for part in reversed(key.split(".")):
+        parsed = {part: parsed}
+    return parsed
+
+
+def _check_keys(values: Any, schema: type, prefix: str, where: str) -> None:
+    known = {item.name: item for item in fields(schema)}
+    for key, value in values.items():
+        if key not in known:
+            raise UsageError(f"{where}: unknown key {prefix}{key}; {_nearest(prefix + str(key))}")
+        nested = known[key].default_factory
+        if is_dataclass(nested):
+            if not isinstance(value, dict):
+                raise UsageError(f"{where}: {prefix}{key} is a section of keys, not {value!r}")
+            _check_keys(value, nested, f"{prefix}{key}.", where)
+
+
+def _nearest(key: str) -> str:
+    paths = [path for path, _, _ in describe()]
+    names = difflib.get_close_matches(key, paths, n=1, cutoff=0.0)
+    last = [path for path in paths if path.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
+    return f"did you mean {(last or names)[0]}?"
+
+
+def _resolve_paths(values: Any, schema: type, folder: Path) -> Any:
+    """Make relative paths absolute where the file stands beside the YAML file."""
+    known = {item.name: item for item in fields(schema)}
+    out: dict[str, Any] = {}
+    for key, value in values.items():
+        item = known.get(key)
+        if item is not None and is_dataclass(item.default_factory) and isinstance(value, dict):
+            value = _resolve_paths(value, item.default_factory, folder)
+        elif item is not None and item.name == "organizations" and isinstance(value, dict):
+            value = {
+                name: _resolve_paths(source, SourceConfig, folder) if isinstance(source, dict) else source
+                for name, source in value.items()
+            }
+        elif item is not None and item.metadata.get("path") and isinstance(value, str):
+            value = _absolute(value, folder)
+        out[key] = value
+    return out
+
+
+def _absolute(value: str, folder: Path) -> str:
+    if not value or value.startswith("hf:") or Path(value).is_absolute():
+        return value
+    beside = folder / value
+    return str(beside) if beside.exists() else value

@@ -1,0 +1,170 @@
+"""Records of an organization: reading sources, checking rows, deciding who holds what."""
+
+import hashlib
+import hmac
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+
+from trustchain_ray.config import Config, DataConfig
+from trustchain_ray.errors import TrustChainError, UsageError
+from trustchain_ray.keys import derive, generator
+from trustchain_ray.sources import Row, read_rows
+
+
+@dataclass(frozen=True)
+class Record:
+    """One training example. `prompt` is empty for a plain text; `label` is -1 where there is none."""
+
+    id: str
+    subject: str
+    prompt: str
+    answer: str
+    label: int = -1
+
+    def content(self) -> bytes:
+        """Canonical bytes of the content (not the id), e.g. for commitments."""
+        return json.dumps([self.prompt, self.answer, self.label], ensure_ascii=False).encode()
+
+
+@dataclass
+class Holdings:
+    """What one organization holds: `train` and `test` records, and how many rows were skipped and why."""
+
+    organization: str
+    train: list[Record] = field(default_factory=list)
+    test: list[Record] = field(default_factory=list)
+    skipped: Counter[str] = field(default_factory=Counter)
+
+
+def organization_names(config: Config) -> list[str]:
+    """Names of all organizations, sorted. Reads names only, where they stand in a column."""
+    data = config.data
+    if data.split == "sources":
+        return sorted(data.organizations)
+    if data.split == "dirichlet":
+        return [f"org_{i}" for i in range(data.dirichlet_organizations)]
+    column = data.columns.organization
+    names = {str(row.values[column]) for row in read_rows(data.train) if row.values.get(column) not in (None, "")}
+    if not names:
+        raise TrustChainError(f"{data.train}: no row has an organization in column {column!r} (data.columns.organization)")
+    return sorted(names)
+
+
+def load_holdings(config: Config, organization: str) -> Holdings:
+    """The records of one organization, checked, limited and in a fixed order.
+
+    Raises
+    ------
+    TrustChainError
+        An unreadable source, a bad row where `data.bad_rows` is `refuse` (naming file and line), an id
+        that stands twice, or an organization without training records.
+    """
+    data, skipped = config.data, Counter[str]()
+    train_source, test_source = _sources(data, organization)
+    train = _records(config, train_source, organization, skipped)
+    test = _records(config, test_source, organization, skipped, shared=data.split == "dirichlet") if test_source else []
+    if data.split == "dirichlet":
+        mine = _dirichlet_share(config, train, organization)
+        train = [record for record, keep in zip(train, mine, strict=True) if keep]
+    key = derive(config.run.key, "holdings", organization)
+    train = _keyed_order(train, key)
+    if not test_source and data.test_share > 0:
+        held_out = max(1, round(len(train) * data.test_share)) if len(train) > 1 else 0
+        train, test = train[held_out:], train[:held_out]
+    train = train[: data.limit or None]
+    test = _keyed_order(test, key)[: data.test_limit or None]
+    if not train:
+        raise TrustChainError(
+            f"organization {organization!r} has no training records in {train_source}; "
+            "take it out of the configuration or bring records"
+        )
+    return Holdings(organization, sorted(train, key=lambda r: r.id), sorted(test, key=lambda r: r.id), skipped)
+
+
+def load_public(config: Config, source: str) -> list[Record]:
+    """Public records (vocabulary, warm-up, validation), in the order of the file."""
+    return _records(config, source, "", Counter(), shared=True)
+
+
+def shard_of(key: bytes, record_id: str, shards: int) -> int:
+    """The shard of a record: HMAC(key, id) mod shards, fixed before training."""
+    return int.from_bytes(hmac.new(key, record_id.encode(), hashlib.sha256).digest()[:8], "big") % shards
+
+
+def _sources(data: DataConfig, organization: str) -> tuple[str, str]:
+    if data.split == "sources":
+        try:
+            source = data.organizations[organization]
+        except KeyError:
+            raise UsageError(f"data.organizations: there is no organization {organization!r}") from None
+        return source.train, source.test
+    return data.train, data.test
+
+
+def _records(
+    config: Config, source: str, organization: str, skipped: Counter[str], *, shared: bool = False
+) -> list[Record]:
+    """Rows of a source that belong to the organization, as records."""
+    data, records, seen = config.data, [], set()
+    by_column = data.split == "column" and not shared
+    for row in read_rows(source):
+        if by_column and str(row.values.get(data.columns.organization, "")) != organization:
+            continue
+        problem = row.problem
+        if problem is None:
+            record = _record(config, row)
+            if isinstance(record, str):
+                problem = record
+            elif record.id in seen:
+                problem = f"the id {record.id!r} stands there twice"
+            else:
+                seen.add(record.id)
+                records.append(record)
+        if problem is not None:
+            if data.bad_rows == "refuse":
+                raise TrustChainError(f"{row.where}: {problem}. Mend the row, or set data.bad_rows=skip")
+            skipped[problem.split(":")[0]] += 1
+    return records
+
+
+def _record(config: Config, row: Row) -> Record | str:
+    """A record, or what is wrong with the row."""
+    columns, values = config.data.columns, row.values
+    prompt = values.get(columns.prompt) or ""
+    answer = values.get(columns.answer) or values.get(columns.text) or ""
+    if values.get(columns.id) in (None, ""):
+        identifier = f"row-{row.number:08d}"
+    else:
+        identifier = str(values[columns.id])
+    subject = str(values.get(columns.subject) or identifier) if columns.subject else identifier
+    if not isinstance(prompt, str) or not isinstance(answer, str):
+        return "text, prompt and answer must be strings"
+    if not answer.strip():
+        return f"no text: column {columns.text!r} or {columns.answer!r} is empty or missing"
+    label = -1
+    if config.model.task == "classification":
+        name = values.get(columns.label)
+        if str(name) not in config.model.labels:
+            return f"label outside the set: {name!r} is none of {', '.join(config.model.labels)} (model.labels)"
+        label = config.model.labels.index(str(name))
+    return Record(identifier, subject, prompt, answer, label)
+
+
+def _keyed_order(records: list[Record], key: bytes) -> list[Record]:
+    return sorted(records, key=lambda record: derive(key, record.id))
+
+
+def _dirichlet_share(config: Config, records: list[Record], organization: str) -> list[bool]:
+    """Whether each record goes to the organization: for each class, shares ~ Dirichlet(alpha)."""
+    names = organization_names(config)
+    draws = generator(config.run.key, "dirichlet")
+    classes = sorted({record.label for record in records})
+    shares = {c: draws.dirichlet([config.data.dirichlet_alpha] * len(names)).cumsum() for c in classes}
+    key = derive(config.run.key, "dirichlet-record")
+    mine = []
+    for record in records:
+        point = int.from_bytes(derive(key, record.id)[:8], "big") / 2**64
+        owner = min(int((shares[record.label] < point).sum()), len(names) - 1)
+        mine.append(names[owner] == organization)
+    return mine

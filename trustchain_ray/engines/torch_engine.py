@@ -1,0 +1,83 @@
+"""The torch engine: one process, the canonical deterministic program."""
+
+import os
+from collections.abc import Sequence
+
+import torch
+
+from trustchain_ray import forms
+from trustchain_ray.adapter import Tensors
+from trustchain_ray.config import Config
+from trustchain_ray.engines.base import AdapterModel, Metrics
+from trustchain_ray.models import load_model, load_tokenizer
+from trustchain_ray.rows import TokenRow
+
+
+def deterministic(threads: int) -> None:
+    """Settings under which the same rows give the same bits on the same hardware class."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+
+class TorchEngine:
+    """LoRA training by plain PyTorch; a step is a function of its rows, the adapter and the config."""
+
+    def __init__(self, config: Config, base: str, device: str = "cpu") -> None:
+        deterministic(config.training.threads)
+        form = forms.get(config.model.lora.form)
+        self.training, self.tokenizer = config.training, load_tokenizer(base)
+        self.adapter = AdapterModel(
+            load_model(config, base, device),
+            self.tokenizer.pad_token_id,
+            config.model.task,
+            config.training.batch_size,
+            device,
+            form.TRAINS_A,
+        )
+        self.shapes = self.adapter.shapes
+        self.fresh_head = self.adapter.fresh_head
+        self.memory = self.adapter.memory
+
+    @torch.no_grad()
+    def load(self, tensors: Tensors, alpha: float, residual: Tensors | None = None) -> None:
+        self.adapter.set_scale(alpha, tensors)
+        for name, tensor in tensors.items():
+            self.adapter.parameters[name].copy_(self.adapter.padded(name, tensor))
+        if residual is not None:
+            self.adapter.add_residual(residual)
+
+    def tensors(self, names: Sequence[str]) -> Tensors:
+        return {name: self.adapter.parameters[name].detach().float().cpu().numpy().copy() for name in names}
+
+    def train(
+        self,
+        rows: Sequence[TokenRow],
+        steps: Sequence[Sequence[int]],
+        rates: Sequence[float],
+        only: Sequence[str] | None = None,
+    ) -> list[float]:
+        adapter, training = self.adapter, self.training
+        parameters = adapter.trainable(only)
+        optimizer = torch.optim.AdamW(parameters, lr=training.lr, weight_decay=training.weight_decay)
+        losses = []
+        for step, rate in zip(steps, rates, strict=True):
+            optimizer.param_groups[0]["lr"] = rate
+            for parameter in parameters:  # an empty step has zero gradients and still moves the moments
+                parameter.grad = torch.zeros_like(parameter)
+            total = 0.0
+            for start in range(0, len(step), training.micro_batch):
+                part = [rows[i] for i in step[start : start + training.micro_batch]]
+                loss = adapter.record_losses(part, adapter.model)[0].sum() / adapter.divisor
+                loss.backward()
+                total += float(loss.detach())
+            if training.max_grad_norm:
+                torch.nn.utils.clip_grad_norm_(parameters, training.max_grad_norm)
+            optimizer.step()
+            losses.append(total)
+        return losses
+
+    def evaluate(self, rows: Sequence[TokenRow], batch: int = 32) -> Metrics:
+        return self.adapter.evaluate(rows, batch, self.adapter.model)

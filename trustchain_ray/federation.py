@@ -1,0 +1,399 @@
+"""The coordinator: one controller that sets a run up and runs its rounds. It never sees a record."""
+
+import contextlib
+import secrets
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+
+from ledger.canonical import sha256_hex
+from ledger.events import make_event
+from ledger.identity import COORDINATOR, load_or_create, public_document
+from trustchain_ray import forms
+from trustchain_ray.adapter import Layout, Tensors, digest, load_tensors, save_tensors
+from trustchain_ray.checks import Refused, check_update
+from trustchain_ray.cohorts import cohorts_of
+from trustchain_ray.config import Config
+from trustchain_ray.data import load_public, organization_names
+from trustchain_ray.errors import TrustChainError
+from trustchain_ray.initial import fresh_adapter
+from trustchain_ray.keystore import keystore
+from trustchain_ray.ledger_actor import RemoteLedger
+from trustchain_ray.manifest import build_manifest, check_same
+from trustchain_ray.organization import CohortTask, Reply, Terms, Update
+from trustchain_ray.pool import start_members
+from trustchain_ray.round_writer import FinishedRound, RoundWriter, adapter_file
+from trustchain_ray.run_directory import RunDirectory
+from trustchain_ray.worker import Packed
+
+FROZEN, INITIAL = "rounds/0000/frozen.safetensors", "rounds/0000/initial.safetensors"
+
+
+@dataclass
+class CohortRound:
+    """A cohort in the current round: who has answered, and what was accepted."""
+
+    task: CohortTask
+    waiting: set[str]
+    accepted: dict[str, Update] = field(default_factory=dict)
+
+
+class Federation:
+    """A run: organizations, ledger, cohort states and rounds.
+
+    Parameters
+    ----------
+    run : a locked run directory, new or to be resumed.
+    progress : called with one line of text as things happen.
+    """
+
+    def __init__(self, config: Config, run: RunDirectory, progress: Any) -> None:
+        self.config, self.run, self.progress = config, run, progress
+        self.form = forms.get(config.model.lora.form)
+        self.identity = load_or_create(COORDINATOR, keystore(config))
+        self.names = organization_names(config)
+        self.cohorts = cohorts_of(config.federation, self.names)
+        self.resumed = (run.path / "manifest.json").is_file()
+        self.id = run.read_json("manifest.json")["run"] if self.resumed else f"{config.run.name}-{secrets.token_hex(6)}"
+        self.states: dict[str, Tensors] = {}
+        self.keys: dict[str, str] = {}
+        self.late: dict[str, Any] = {}  # organizations still at work on an earlier round
+        self.finished = 0
+
+    def start(self) -> None:
+        """Start organizations and ledger, agree on the manifest, load the last finished round."""
+        self.base = self._base()
+        self.members = {m.name: m for m in start_members(self.config, self.id, self.base, self.names)}
+        self.registrations = self._gather("register")
+        self.keys = {r["document"]["key_id"]: r["document"]["public_key"] for r in self.registrations.values()}
+        shapes = next(iter(self.registrations.values()))["worker"]["shapes"]
+        self._agree(shapes)
+        self.terms = Terms(
+            run=self.id,
+            cohorts=self.cohorts,
+            rates={n: {c: float(q) for c, q in r.items()} for n, r in self.manifest["sampling_rates"].items()},
+            shapes=shapes,
+            fresh=Packed.of(self.fresh),
+        )
+        self.terms_ref = [ray.put(self.terms)]
+        self.ledger = RemoteLedger.options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote(
+            str(self.run.path), self.id, self.config
+        )
+        self._log_setup()
+        self.writer = RoundWriter(self.run, self.config.federation.keep_rounds, self._log_round)
+        self._load_rounds()
+
+    def model(self) -> Tensors:
+        """The model: the merge of the cohorts, in the form's own tensors."""
+        weights = [max(1, sum(self._records(n, c) for n in self.cohorts[c])) for c in sorted(self.cohorts)]
+        if self.config.federation.weights == "equal":
+            weights = [1] * len(weights)
+        states = [self.states[c] for c in sorted(self.cohorts)]
+        merged: Tensors = self.form.merge_cohorts(self.initial, states, weights, self.config.federation.merge_scale)
+        return merged
+
+    def train_round(self, number: int) -> dict[str, Any]:
+        """One round: tasks out, updates checked and merged as they come, the result handed to the writer."""
+        began = time.perf_counter()
+        rounds = self._open_round(number)
+        events, absent = [], {}
+        pending = {}
+        for name in self.names:
+            tasks = [r.task for c, r in rounds.items() if name in self.cohorts[c]]
+            if name in self.late and not self._is_back(name):
+                absent[name] = "still at work on an earlier round"
+            else:
+                pending[self.members[name].call("train", self.terms_ref, number, tasks)] = name
+        deadline = time.monotonic() + self.config.federation.deadline_s
+        replies: dict[str, Reply] = {}
+        merged: dict[str, Any] = {}
+        while pending:
+            done, _ = ray.wait(list(pending), num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
+            if not done:
+                for ref, name in pending.items():
+                    self.late[name] = ref
+                    absent[name] = f"no answer within federation.deadline_s={self.config.federation.deadline_s:g}"
+                break
+            name = pending.pop(done[0])
+            try:
+                replies[name] = ray.get(done[0])
+            except (RayActorError, RayTaskError) as error:
+                absent[name] = _reason(error)
+                self.progress(f"  {name} is left out of round {number}: {absent[name]}")
+                continue
+            finally:
+                for cohort in rounds.values():
+                    cohort.waiting.discard(name)
+            events += self._accept(number, replies[name], rounds)
+            for c, cohort in rounds.items():
+                if not cohort.waiting and c not in merged:
+                    merged[c] = self._merge(number, c, cohort)
+        for name, reason in absent.items():
+            events.append(self._event("ABSENT", {"round": number, "organization": name, "reason": reason[:500]}))
+        self._check_quorum(number, replies, absent)
+        for c, cohort in rounds.items():
+            if c not in merged:
+                merged[c] = self._merge(number, c, cohort)
+        return self._close_round(number, rounds, merged, replies, events, time.perf_counter() - began)
+
+    def evaluate(self, model: Tensors) -> dict[str, Any]:
+        """Start the evaluation of a model at every organization; references by name."""
+        packed = [ray.put(Packed.of(model))]
+        return {n: self.members[n].call("evaluate", self.terms_ref, packed) for n in self.names if n not in self.late}
+
+    def adapters(self) -> dict[str, str]:
+        """Digests of the cohort adapters."""
+        return {cohort: digest(state) for cohort, state in sorted(self.states.items())}
+
+    def log_event(self, kind: str, body: dict[str, Any]) -> None:
+        """Sign and send an event of the coordinator."""
+        self.submit([self._event(kind, body)])
+
+    def submit(self, envelopes: list[dict[str, Any]]) -> None:
+        """Send events to the ledger actor without waiting for it."""
+        self.ledger.submit.remote(envelopes)
+
+    def memory(self) -> dict[str, dict[str, int]]:
+        """Memory of each organization's workers in bytes."""
+        return self._gather("memory")
+
+    def close(self) -> None:
+        with contextlib.suppress(Exception):
+            self.writer.close()
+
+    def _base(self) -> Any:
+        """A model's name, or the files of a base made from the config (in a task: the driver needs no torch)."""
+        if self.config.model.base != "made":
+            return self.config.model.base
+        folder = self.run.path / "base"
+        if not (folder / "config.json").is_file():
+            self.progress("making the base model from public records")
+            files = ray.get(_make_base.remote(self.config))
+            for name in sorted(files, key=lambda n: n == "config.json"):  # config.json last: it marks the whole
+                self.run.write(f"base/{name}", files[name])
+        return ray.put({path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()})
+
+    def _agree(self, shapes: dict[str, tuple[int, ...]]) -> None:
+        """Frozen and initial tensors, and the manifest: made once, afterwards only compared."""
+        lora, head = self.config.model.lora, next(iter(self.registrations.values()))["worker"]["head"]
+        if self.resumed:
+            self.fresh = load_tensors(self.run.path / FROZEN)
+        else:
+            self.fresh = {**fresh_adapter(shapes, self.config.run.key, "frozen", lora.rank, lora.form), **head}
+        self.initial: Tensors = self.form.initial(self.fresh, lora.rank)
+        config_digest = sha256_hex((self.run.path / "config.yaml").read_bytes())
+        manifest = build_manifest(
+            self.config, self.id, config_digest, self.cohorts, self.registrations, self.fresh, self.initial
+        )
+        if self.resumed:
+            check_same(self.run.read_json("manifest.json"), manifest, str(self.run.path))
+        else:
+            (self.run.path / "rounds" / "0000").mkdir(exist_ok=True)
+            save_tensors(self.run.path / FROZEN, self.fresh)
+            save_tensors(self.run.path / INITIAL, self.initial)
+            documents = {n: r["document"] for n, r in self.registrations.items()}
+            for name, document in {**documents, COORDINATOR: public_document(self.identity)}.items():
+                self.run.write_json(f"identities/{name}.json", document)
+            self.run.write_json("manifest.json", manifest)  # last: it marks a run that can be resumed
+        self.manifest = manifest
+
+    def _log_setup(self) -> None:
+        """Registrations and the manifest; sent again at a resume, which changes nothing."""
+        events = [self._event("REGISTER", self._registration(COORDINATOR, public_document(self.identity)))]
+        bodies = {n: self._registration(n, r["document"]) for n, r in self.registrations.items()}
+        signed = {n: self.members[n].call("sign_event", "REGISTER", body) for n, body in bodies.items()}
+        events += [ray.get(signed[n]) for n in self.names]
+        data = (self.run.path / "manifest.json").read_bytes()
+        body = {"manifest": sha256_hex(data), "config": self.manifest["config"], "frozen": self.manifest["frozen"]}
+        events.append(self._event("RUN_MANIFEST", body))
+        refused = ray.get(self.ledger.submit.remote(events))
+        if refused:
+            raise TrustChainError(f"the ledger refused the registration: {'; '.join(refused)}")
+
+    def _registration(self, name: str, document: dict[str, str]) -> dict[str, Any]:
+        file = (self.run.path / "identities" / f"{name}.json").read_bytes()
+        return {
+            "organization": name,
+            "key_id": document["key_id"],
+            "public_key": document["public_key"],
+            "document": sha256_hex(file),
+        }
+
+    def _load_rounds(self) -> None:
+        """The states after the last finished round; all its events are sent to the log again."""
+        self.states = {cohort: self.initial for cohort in self.cohorts}
+        finished = self.run.finished_rounds()
+        for number in finished:
+            content = self.run.read_json(f"rounds/{number:04d}/round.json")
+            self.submit([*content["events"], self._checkpoint(number)])
+        if finished:
+            self.finished = finished[-1]
+            content = self.run.read_json(f"rounds/{self.finished:04d}/round.json")
+            for cohort in self.cohorts:
+                path = self.run.path / adapter_file(self.finished, cohort)
+                self.states[cohort] = load_tensors(path)
+                if digest(self.states[cohort]) != content["adapters"][cohort]:
+                    raise TrustChainError(f"{path} was changed after round {self.finished}; restore it before resuming")
+
+    def _open_round(self, number: int) -> dict[str, CohortRound]:
+        rounds = {}
+        for cohort, members in self.cohorts.items():
+            task = CohortTask(cohort, ray.put(Packed.of(self.states[cohort])), digest(self.states[cohort]))
+            rounds[cohort] = CohortRound(task, set(members) - set(self.late))
+        return rounds
+
+    def _accept(self, number: int, reply: Reply, rounds: dict[str, CohortRound]) -> list[dict[str, Any]]:
+        """Check the updates of one organization; events of what was accepted and refused."""
+        events = [reply.decision]
+        for update in reply.updates:
+            cohort = rounds.get(update.cohort)
+            try:
+                if cohort is None or reply.organization not in self.cohorts[update.cohort]:
+                    raise Refused("the organization is not in this cohort")
+                records = self._records(reply.organization, update.cohort)
+                unit = records if self.config.federation.weights == "records" else 1
+                check_update(
+                    update,
+                    reply.organization,
+                    number,
+                    cohort.task,
+                    self._update_layout(reply.organization),
+                    self.keys,
+                    self.id,
+                    self.config.trust.max_update_norm,
+                    unit * self.config.federation.local_steps,
+                )
+            except Refused as refused:
+                body = {"round": number, "organization": reply.organization, "cohort": update.cohort, "reason": str(refused)}
+                events.append(self._event("REFUSED", body))
+                self.progress(f"  refused an update of {reply.organization}: {refused}")
+            else:
+                cohort.accepted[reply.organization] = update
+                events.append(update.envelope)
+        return events
+
+    def _update_layout(self, organization: str) -> Layout:
+        """Names and shapes that an update of this organization must have."""
+        lora = self.config.model.lora
+        rank = lora.ranks.get(organization, lora.rank)
+        if lora.form in ("ffa", "fedavg"):
+            return Layout.of(self.initial)
+        shapes = {n: t for n, t in self.fresh.items() if not n.endswith((".lora_A.weight", ".lora_B.weight"))}
+        return Layout.of({**fresh_adapter(self.terms.shapes, "", "layout", rank, lora.form), **shapes})
+
+    def _merge(self, number: int, name: str, cohort: CohortRound) -> dict[str, Any]:
+        """Merge a cohort's accepted updates into its state; the body of its MERGE event."""
+        accepted = [cohort.accepted[n] for n in sorted(cohort.accepted)]
+        if accepted:
+            self.states[name] = self.form.merge(
+                self.states[name],
+                [u.update.tensors() for u in accepted],
+                [u.weight for u in accepted],
+                self.config.federation.server_step,
+                self.config.model.lora.alpha,
+            )
+        inputs = [
+            {"organization": n, "update": digest(u.update.tensors()), "weight": u.weight}
+            for n, u in sorted(cohort.accepted.items())
+        ]
+        return {
+            "round": number,
+            "cohort": name,
+            "base": cohort.task.digest,
+            "inputs": inputs,
+            "adapter": digest(self.states[name]),
+            "file": adapter_file(number, name),
+        }
+
+    def _close_round(
+        self,
+        number: int,
+        rounds: dict[str, CohortRound],
+        merged: dict[str, Any],
+        replies: dict[str, Reply],
+        events: list[dict[str, Any]],
+        seconds: float,
+    ) -> dict[str, Any]:
+        updates = [u for c in rounds.values() for u in c.accepted.values()]
+        losses = [loss for u in updates for loss in u.losses]
+        metrics = {
+            "seconds": seconds,
+            "training_seconds": sum(u.seconds for u in updates),
+            "organization_seconds": sum(r.seconds for r in replies.values()),
+            "records": sum(u.records for u in updates),
+            "organizations": len(replies),
+            "loss": sum(losses) / len(losses) if losses else 0.0,
+            "bytes": sum(u.update.buffer.nbytes for u in updates),
+        }
+        events += [self._event("MERGE", merged[c]) for c in sorted(merged)]
+        adapters = {c: merged[c]["adapter"] for c in merged}
+        self.writer.put(FinishedRound(number, dict(self.states), adapters, events, metrics))
+        self.finished = number
+        return metrics
+
+    def _log_round(self, finished: FinishedRound, data: bytes) -> None:
+        self.submit([*finished.events, self._checkpoint(finished.number, data)])
+
+    def _checkpoint(self, number: int, data: bytes | None = None) -> dict[str, Any]:
+        file = f"rounds/{number:04d}/round.json"
+        data = data if data is not None else (self.run.path / file).read_bytes()
+        return self._event("CHECKPOINT", {"round": number, "file": file, "digest": sha256_hex(data)})
+
+    def _check_quorum(self, number: int, replies: dict[str, Reply], absent: dict[str, str]) -> None:
+        least = self.config.federation.quorum * len(self.names)
+        if len(replies) < max(1, least):
+            reasons = "; ".join(f"{n}: {r}" for n, r in sorted(absent.items()))
+            raise TrustChainError(
+                f"round {number}: {len(replies)} of {len(self.names)} organizations answered, federation.quorum="
+                f"{self.config.federation.quorum:g} needs {max(1, least):g}. {reasons}. Go on with --resume {self.run.path}"
+            )
+
+    def _is_back(self, name: str) -> bool:
+        done, _ = ray.wait([self.late[name]], timeout=0)
+        if done:
+            del self.late[name]
+        return bool(done)
+
+    def _records(self, organization: str, cohort: str) -> int:
+        return int(self.registrations[organization]["records"][cohort])
+
+    def _event(self, kind: str, body: dict[str, Any]) -> dict[str, Any]:
+        return make_event(self.identity, self.id, kind, body)
+
+    def _gather(self, method: str, *args: Any) -> dict[str, Any]:
+        """Call a method of every organization; answers by name.
+
+        Raises
+        ------
+        TrustChainError
+            The first failure, with the organization's name.
+        """
+        refs = {name: member.call(method, *args) for name, member in self.members.items()}
+        answers = {}
+        for name, ref in refs.items():
+            try:
+                answers[name] = ray.get(ref)
+            except (RayActorError, RayTaskError) as error:
+                raise TrustChainError(f"organization {name!r}: {_reason(error)}") from None
+        return answers
+
+
+@ray.remote
+def _make_base(config: Config) -> dict[str, bytes]:
+    import torch
+
+    from trustchain_ray.models import make_base
+
+    torch.set_num_threads(config.training.threads)
+    return make_base(config, load_public(config, config.data.public))
+
+
+def _reason(error: Exception) -> str:
+    """The cause of a remote failure in one line."""
+    cause = getattr(error, "cause", None) or error
+    lines = [line for line in str(cause).strip().splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(cause).__name__
+

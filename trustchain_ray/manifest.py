@@ -1,0 +1,83 @@
+"""The manifest: what everybody agreed on before round 1. Replays are functions of it, the records and the key."""
+
+from typing import Any
+
+from ledger.canonical import sha256_hex
+from trustchain_ray import __version__
+from trustchain_ray.adapter import Tensors, digest
+from trustchain_ray.config import Config
+from trustchain_ray.errors import TrustChainError
+from trustchain_ray.keys import derive
+from trustchain_ray.merge import FRACTION_BITS
+from trustchain_ray.sampling import sampling_rate
+
+
+def build_manifest(
+    config: Config,
+    run: str,
+    config_digest: str,
+    cohorts: dict[str, list[str]],
+    registrations: dict[str, dict[str, Any]],
+    frozen: Tensors,
+    initial: Tensors,
+) -> dict[str, Any]:
+    """The manifest of a run, ready for canonical JSON (numbers that are not integers stand as strings).
+
+    Raises
+    ------
+    TrustChainError
+        The organizations' workers differ in base model, adapter shapes or hardware class.
+    """
+    first = next(iter(registrations.values()))["worker"]
+    for name, registration in registrations.items():
+        worker = registration["worker"]
+        for part, what in (("base", "base model"), ("shapes", "adapter shapes")):
+            if worker[part] != first[part]:
+                raise TrustChainError(f"organization {name!r} has another {what} than the first one: {worker[part]}")
+    federation, training, lora = config.federation, config.training, config.model.lora
+    return {
+        "version": __version__,
+        "run": run,
+        "organizations": sorted(registrations),
+        "cohorts": cohorts,
+        "records": {name: r["records"] for name, r in registrations.items()},
+        "sampling_rates": {
+            name: {c: repr(sampling_rate(training, n)) for c, n in r["records"].items()}
+            for name, r in registrations.items()
+        },
+        "base": first["base"],
+        "frozen": digest(frozen),
+        "initial": {cohort: digest(initial) for cohort in cohorts},
+        "form": lora.form,
+        "rank": lora.rank,
+        "alpha": repr(lora.alpha),
+        "batch_size": training.batch_size,
+        "rounds": federation.rounds,
+        "local_steps": federation.local_steps,
+        "server_step": repr(federation.server_step),
+        "merge_scale": repr(federation.merge_scale),
+        "fraction_bits": FRACTION_BITS,
+        "keep_rounds": federation.keep_rounds,
+        "config": config_digest,
+        "key": sha256_hex(derive(config.run.key, "commitment")),
+        "environments": {name: r["worker"]["environment"] for name, r in registrations.items()},
+    }
+
+
+def check_same(old: dict[str, Any], new: dict[str, Any], where: str) -> None:
+    """Refuse to resume a run whose records, base, configuration or hardware class changed.
+
+    Raises
+    ------
+    TrustChainError
+        Naming each part that differs.
+    """
+    parts = [part for part in sorted(set(old) | set(new)) if old.get(part) != new.get(part)]
+    if parts:
+        shown = "; ".join(f"{part}: {_short(old.get(part))} -> {_short(new.get(part))}" for part in parts)
+        raise TrustChainError(f"{where} cannot be resumed, this is not the same run any more: {shown}")
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 200 else text[:200] + "..."

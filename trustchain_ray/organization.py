@@ -1,0 +1,273 @@
+"""An organization: its identity, its records, its decisions and its workers. Records never leave it."""
+
+import time
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+import ray
+
+from ledger.events import make_event
+from ledger.identity import load_or_create, public_document
+from trustchain_ray import forms
+from trustchain_ray.adapter import Tensors, digest, head, save_tensors
+from trustchain_ray.cohorts import records_of
+from trustchain_ray.config import Config
+from trustchain_ray.data import Holdings, Record, load_holdings
+from trustchain_ray.initial import fresh_adapter
+from trustchain_ray.keys import derive, generator
+from trustchain_ray.keystore import keystore, personal_folder
+from trustchain_ray.rates import learning_rates
+from trustchain_ray.sampling import plan, sampling_rate
+from trustchain_ray.worker import Packed, Trained, Worker
+from trustchain_ray.worker_group import LocalGroup, WorkerGroup
+
+EFFORTS = (Fraction(0), Fraction(1, 2), Fraction(1))
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What all organizations agreed on before round 1 (the manifest, as far as members need it)."""
+
+    run: str
+    cohorts: dict[str, list[str]]
+    rates: dict[str, dict[str, float]]  # organization -> cohort -> sampling rate
+    shapes: dict[str, tuple[int, ...]]
+    fresh: Packed
+
+
+@dataclass(frozen=True)
+class CohortTask:
+    """A cohort's state at the start of a round: by value, or as a reference that workers read in place."""
+
+    cohort: str
+    state: Any
+    digest: str
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a member returns: the update, its signed statement, and figures for the log."""
+
+    cohort: str
+    update: Packed
+    envelope: dict[str, Any]
+    weight: int
+    losses: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+    records: int = 0
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An organization's part in a round. `seconds` is the whole time inside the organization."""
+
+    organization: str
+    decision: dict[str, Any]
+    updates: list[Update]
+    seconds: float
+
+
+class Organization:
+    """One party of the federation. In dedicated mode a Ray actor with a worker group of its own.
+
+    Parameters
+    ----------
+    worker : the shared worker of a pool, or None for a worker group of its own.
+    holdings : records, where they are already read; else they are loaded from the configured source.
+    """
+
+    def __init__(
+        self, config: Config, name: str, run: str, base: Any, worker: Worker | None = None, holdings: Holdings | None = None
+    ) -> None:
+        self.config, self.name, self.run = config, name, run
+        self.identity = load_or_create(name, keystore(config))
+        self.holdings = holdings or load_holdings(config, name)
+        self.form = forms.get(config.model.lora.form)
+        self.group: Any = LocalGroup(worker) if worker else WorkerGroup(config, base, f"{run}/{name}")
+        self._remember("set_rows", name, "train", self.holdings.train)
+        self._remember("set_rows", name, "test", self.holdings.test)
+        self.terms: Terms | None = None
+        self.plans: dict[str, list[list[int]]] = {}
+
+    def register(self) -> dict[str, Any]:
+        """What the coordinator learns of an organization: its key, counts, and how its workers are made."""
+        federation = self.config.federation
+        document = public_document(self.identity)
+        return {
+            "document": document,
+            "records": {c: len(self._indices(c)) for c in self._cohort_names(federation)},
+            "train": len(self.holdings.train),
+            "test": len(self.holdings.test),
+            "skipped": dict(self.holdings.skipped),
+            "worker": self.group.call("describe"),
+        }
+
+    def sign_event(self, kind: str, body: dict[str, Any]) -> dict[str, Any]:
+        """A signed event of this organization."""
+        return make_event(self.identity, self.run, kind, body)
+
+    def train(self, terms: list[Any], number: int, tasks: list[CohortTask]) -> Reply:
+        """Decide, train and sign one round (1-based `number`)."""
+        began = time.perf_counter()
+        self._agree(terms)
+        effort = self._decide(number)
+        decision = self.sign_event("DECISION", {"round": number, "effort": str(effort)})
+        updates = [self._train_cohort(number, task, effort) for task in tasks if effort]
+        return Reply(self.name, decision, [u for u in updates if u], time.perf_counter() - began)
+
+    def evaluate(self, terms: list[Any], state: list[Any]) -> dict[str, Any]:
+        """Sums of metrics of the model on this organization's own test records."""
+        self._agree(terms)
+        return self._evaluate(*self._serving(_value(state).tensors()))
+
+    def isolated(self, terms: list[Any], steps: int) -> dict[str, Any]:
+        """Baseline: train alone from the initial adapter for as many steps, and evaluate on the own test records."""
+        agreed = self._agree(terms)
+        begin = self.form.initial(agreed.fresh.tensors(), self.config.model.lora.rank)
+        return self._evaluate(*self._train_alone(begin, 0, steps))
+
+    def centralised(self, terms: list[Any], steps: int, tests: dict[str, list[Record]]) -> dict[str, Any]:
+        """Baseline of a learner that holds everybody's records; metrics on each organization's test records."""
+        agreed, metrics = self._agree(terms), {}
+        begin = self.form.initial(agreed.fresh.tensors(), self.config.model.lora.rank)
+        trained = self._train_alone(begin, 0, steps)
+        for name, records in tests.items():
+            self.group.call("set_rows", self.name, "test", records)
+            metrics[name] = self._evaluate(*trained)
+        return metrics
+
+    def personalise(self, terms: list[Any], state: list[Any], steps: int) -> dict[str, Any]:
+        """Train an own head or adapter on top of the model; it is kept here, only the metrics are returned."""
+        self._agree(terms)
+        federation, tensors = self.config.federation, _value(state).tensors()
+        only = sorted(head(tensors)) if federation.personalization == "head" else None
+        done = federation.rounds * federation.local_steps
+        own, residual = self._train_alone(tensors, done, steps, only)
+        save_tensors(personal_folder(self.config, self.run, self.name) / "own.safetensors", own.tensors())
+        return self._evaluate(own, residual)
+
+    def pids(self) -> dict[str, int]:
+        """Processes of this organization, for diagnosis."""
+        import os
+
+        return {"organization": os.getpid(), "worker": self.group.call("describe")["pid"]}
+
+    def memory(self) -> dict[str, int]:
+        return dict(self.group.call("memory"))
+
+    def _train_cohort(self, number: int, task: CohortTask, effort: Fraction) -> Update | None:
+        federation, indices = self.config.federation, self._indices(task.cohort)
+        if not indices:
+            return None
+        steps = int(federation.local_steps * effort)
+        first = (number - 1) * federation.local_steps
+        own_steps = [[indices[i] for i in step] for step in self._plan(task.cohort)[first : first + steps]]
+        total = federation.rounds * federation.local_steps
+        rates = learning_rates(self.config.training, first, steps, total)
+        begun, residual = self._begin(number, task)
+        trained: Trained = self.group.call("train", self.name, begun, residual, own_steps, rates)
+        weight = (len(indices) if federation.weights == "records" else 1) * steps
+        body = {
+            "round": number,
+            "cohort": task.cohort,
+            "base": task.digest,
+            "update": digest(trained.update.tensors()),
+            "weight": weight,
+            "steps": steps,
+        }
+        envelope = self.sign_event("UPDATE", body)
+        return Update(task.cohort, trained.update, envelope, weight, trained.losses, trained.seconds, trained.records)
+
+    def _begin(self, number: int, task: CohortTask) -> tuple[Any, Packed | None]:
+        """Where the workers start from: for `ffa` and `fedavg` the state itself, passed on without a copy."""
+        lora = self.config.model.lora
+        if lora.form in ("ffa", "fedavg"):
+            return task.state, None
+        purpose = f"{number}/{self.name}/{task.cohort}"
+        rank = lora.ranks.get(self.name, lora.rank)
+        state = _value(task.state).tensors()
+        fresh = fresh_adapter(self._agreed.shapes, self.config.run.key, purpose, rank, lora.form)
+        begun = self.form.start(state, fresh, lora.alpha)
+        return Packed.of(begun), Packed.of(state) if self.form.RESIDUAL else None
+
+    def _serving(self, state: Tensors) -> tuple[Packed, Packed | None]:
+        """A state as it is served: an adapter, and for stacked forms a change of the base."""
+        begun = self.form.start(state, self._agreed.fresh.tensors(), self.config.model.lora.alpha)
+        return Packed.of(begun), Packed.of(state) if self.form.RESIDUAL else None
+
+    def _train_alone(
+        self, state: Tensors, first: int, steps: int, only: list[str] | None = None
+    ) -> tuple[Packed, Packed | None]:
+        """Steps on all own records without anybody else; the trained tensors and the change of the base."""
+        ids = [record.id for record in self.holdings.train]
+        rate = sampling_rate(self.config.training, len(ids))
+        own_plan = plan(derive(self.config.run.key, "sampling", self.name), ids, rate, first + steps)[first:]
+        rates = learning_rates(self.config.training, first, steps, first + steps)
+        begun, residual = self._serving(state)
+        trained: Trained = self.group.call("train", self.name, begun, residual, own_plan, rates, only, True)
+        return trained.update, residual
+
+    def _evaluate(self, adapter: Packed, residual: Packed | None) -> dict[str, Any]:
+        return vars(self.group.call("evaluate", self.name, "test", adapter, residual))
+
+    def _plan(self, cohort: str) -> list[list[int]]:
+        """Steps of the whole run, as positions among the member's records."""
+        if cohort not in self.plans:
+            federation = self.config.federation
+            ids = [self.holdings.train[i].id for i in self._indices(cohort)]
+            key = derive(self.config.run.key, "sampling", self.name)
+            rate = self._agreed.rates[self.name][cohort]
+            self.plans[cohort] = plan(key, ids, rate, federation.rounds * federation.local_steps)
+        return self.plans[cohort]
+
+    def _decide(self, number: int) -> Fraction:
+        """Effort of this round."""
+        if self.config.federation.participation == "always":
+            return EFFORTS[-1]
+        draw = generator(self.config.run.key, "participation", self.name, number)
+        return EFFORTS[int(draw.integers(len(EFFORTS)))]
+
+    def _indices(self, cohort: str) -> list[int]:
+        return records_of(self.config.federation, self.config.run.key, self.name, cohort, self.holdings.train)
+
+    def _cohort_names(self, federation: Any) -> list[str]:
+        shards = range(federation.shards_per_organization)
+        if federation.cohorts == "by_shard":
+            return [f"shard_{s}" for s in shards]
+        if federation.cohorts == "by_both":
+            return [f"{self.name}.shard_{s}" for s in shards]
+        if federation.cohorts == "groups":
+            return [group for group, members in federation.groups.items() if self.name in members]
+        return ["all" if federation.cohorts == "one" else self.name]
+
+    def _agree(self, terms: list[Any]) -> Terms:
+        """Read the terms once; the shared frozen factors go to the workers."""
+        if self.terms is None:
+            self.terms = ray.get(terms[0])
+            self._remember("freeze", self.terms.fresh)
+        return self.terms
+
+    @property
+    def _agreed(self) -> Terms:
+        assert self.terms is not None
+        return self.terms
+
+    def _remember(self, method: str, *args: Any) -> None:
+        """Set workers up; a rebuilt group is set up again the same way."""
+        if isinstance(self.group, WorkerGroup):
+            self.group.remember(method, *args)
+        else:
+            self.group.call(method, *args)
+
+
+def _value(state: Any) -> Packed:
+    """A state that came by value, by reference, or as a reference inside a list."""
+    if isinstance(state, list):
+        state = state[0]
+    packed = ray.get(state) if isinstance(state, ray.ObjectRef) else state
+    assert isinstance(packed, Packed)
+    return packed
+
+
+RemoteOrganization = ray.remote(Organization)

@@ -1,0 +1,76 @@
+"""Writing finished rounds in the background, in order, while the next round trains."""
+
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from trustchain_ray.adapter import Tensors, save_tensors
+from trustchain_ray.run_directory import RunDirectory, explain_writes
+
+
+@dataclass
+class FinishedRound:
+    """A round as it is kept: cohort adapters, the signed events, and figures."""
+
+    number: int
+    states: dict[str, Tensors]
+    adapters: dict[str, str]  # digests by cohort
+    events: list[dict[str, Any]]
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+
+def adapter_file(number: int, cohort: str) -> str:
+    """Where a cohort's adapter of a round lies, relative to the run directory."""
+    return f"rounds/{number:04d}/{cohort}.safetensors"
+
+
+class RoundWriter:
+    """A thread that makes rounds durable: adapters first, `round.json` last; then the events go to the log."""
+
+    def __init__(self, run: RunDirectory, keep: int, submit: Callable[[FinishedRound, bytes], None]) -> None:
+        self.run, self.keep, self.submit = run, keep, submit
+        self.failure: BaseException | None = None
+        self.jobs: queue.Queue[FinishedRound | None] = queue.Queue(maxsize=2)
+        self.thread = threading.Thread(target=self._work, daemon=True)
+        self.thread.start()
+
+    def put(self, finished: FinishedRound) -> None:
+        """Hand a round over; raises what an earlier write failed with."""
+        self.check()
+        self.jobs.put(finished)
+
+    def close(self) -> None:
+        """Wait until everything is written."""
+        if self.thread.is_alive():
+            self.jobs.put(None)
+            self.thread.join()
+        self.check()
+
+    def check(self) -> None:
+        if self.failure is not None:
+            raise self.failure
+
+    def _work(self) -> None:
+        while (finished := self.jobs.get()) is not None:
+            if self.failure is None:
+                try:
+                    self._write(finished)
+                except BaseException as error:  # reported to the coordinator by the next put or close
+                    self.failure = error
+
+    def _write(self, finished: FinishedRound) -> None:
+        for cohort, state in finished.states.items():
+            path = self.run.path / adapter_file(finished.number, cohort)
+            with explain_writes(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                save_tensors(path, state)
+        content = {"round": finished.number, "adapters": finished.adapters, "events": finished.events}
+        data = self.run.write_json(f"rounds/{finished.number:04d}/round.json", content)
+        self.run.append_metrics({"round": finished.number, **finished.metrics})
+        self.submit(finished, data)
+        old = finished.number - self.keep
+        if self.keep and old >= 1:
+            for path in self.run.round_folder(old).glob("*.safetensors"):
+                path.unlink()

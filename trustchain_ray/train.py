@@ -1,0 +1,166 @@
+"""The verb `train`: set up, rounds, comparison, release. Read it as a table of contents."""
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from trustchain_ray.cluster import cluster
+from trustchain_ray.compare import centralised, isolated, mean_scores, personalised
+from trustchain_ray.config import Config
+from trustchain_ray.config_files import load_config, to_yaml
+from trustchain_ray.data import organization_names
+from trustchain_ray.engines.base import Metrics
+from trustchain_ray.errors import TrustChainError
+from trustchain_ray.federation import Federation
+from trustchain_ray.publish import publish
+from trustchain_ray.run_directory import RunDirectory, new_run
+
+Progress = Callable[[str], None]
+
+
+def train(config: Config, folder: str | None, progress: Progress) -> dict[str, Any]:
+    """Run a federation in a new run directory.
+
+    Returns
+    -------
+    dict
+        What the run is: `run`, `model_digest`, `rounds`, `scores`, `log`, `anchor`, and figures.
+
+    Raises
+    ------
+    TrustChainError
+        Anything the person who runs it can act on. Finished rounds are kept; :func:`resume` goes on from them.
+    """
+    path = Path(folder) if folder else new_run(config.run.dir, config.run.name)
+    names = organization_names(config)
+    run = RunDirectory.create(path)
+    try:
+        run.write("config.yaml", to_yaml(config).encode())
+        return _train(config, run, names, progress)
+    finally:
+        run.unlock()
+
+
+def resume(folder: str, progress: Progress) -> dict[str, Any]:
+    """Go on with a run from its last finished round; the result is that of the undisturbed run."""
+    run = RunDirectory.open(Path(folder))
+    try:
+        result = run.path / "result.json"
+        if result.is_file():
+            progress(f"{folder} is complete")
+            return dict(json.loads(result.read_text(encoding="utf-8")))
+        config = load_config([str(run.path / "config.yaml")], [])
+        return _train(config, run, organization_names(config), progress)
+    finally:
+        run.unlock()
+
+
+def _train(config: Config, run: RunDirectory, names: list[str], progress: Progress) -> dict[str, Any]:
+    began = time.perf_counter()
+    with cluster(config, len(names)):
+        progress(f"run {run.path}: {len(names)} organizations, {config.federation.rounds} rounds ({config.resources.mode})")
+        federation = Federation(config, run, progress)
+        try:
+            federation.start()
+            if federation.finished:
+                progress(f"going on after round {federation.finished}")
+            ready = time.perf_counter()
+            _rounds(federation, progress)
+            federation.writer.close()
+            trained = time.perf_counter()
+            scores = _compare(federation, progress)
+            result = _release(federation, scores)
+        finally:
+            federation.close()
+    result["seconds"] = {
+        "setup": round(ready - began, 3),
+        "rounds": round(trained - ready, 3),
+        "total": round(time.perf_counter() - began, 3),
+    }
+    run.write("result.json", (json.dumps(result, indent=2) + "\n").encode())
+    return result
+
+
+def _rounds(federation: Federation, progress: Progress) -> None:
+    """All rounds that are not finished. A round's evaluation runs behind the next round's training."""
+    settings = federation.config.federation
+    waiting: tuple[int, dict[str, Any]] | None = None
+    for number in range(federation.finished + 1, settings.rounds + 1):
+        submitted = waiting
+        metrics = federation.train_round(number)
+        if submitted is not None:
+            _report(federation, *submitted, progress)
+        line = f"round {number}/{settings.rounds}  loss {metrics['loss']:.4f}  {metrics['organizations']} organizations  {metrics['seconds']:.1f} s"
+        progress(line)
+        last = number == settings.rounds
+        waiting = (number, federation.evaluate(federation.model())) if not last and number % settings.evaluate_every == 0 else None
+
+
+def _report(federation: Federation, number: int, refs: dict[str, Any], progress: Progress) -> None:
+    """Scores of an evaluated round: shown, logged, kept."""
+    scores = _scores(refs)
+    mean = mean_scores(scores)
+    progress("  round {}: {}".format(number, "  ".join(f"{k} {v:.4f}" for k, v in mean.items())))
+    federation.run.append_metrics({"round": number, "scores": mean, "by_organization": scores})
+    federation.log_event("EVALUATION", {"round": number, "scores": {k: f"{v:.6f}" for k, v in mean.items()}})
+
+
+def _scores(refs: dict[str, Any]) -> dict[str, dict[str, float]]:
+    return {name: Metrics(**ray.get(ref)).summary() for name, ref in refs.items()}
+
+
+def _compare(federation: Federation, progress: Progress) -> dict[str, Any]:
+    """The final model beside what else was asked for: isolated, centralised, personalised."""
+    settings, model = federation.config.federation, federation.model()
+    steps = settings.rounds * settings.local_steps + (
+        settings.personalization_steps if settings.personalization != "none" else 0
+    )
+    rows = {"federated": _scores(federation.evaluate(model))}
+    _report_row(federation, "federated", rows["federated"], progress)
+    if settings.personalization != "none":
+        rows["personalised"] = personalised(federation, model)
+        _report_row(federation, "personalised", rows["personalised"], progress)
+    for name, baseline in (("isolated", isolated), ("centralised", centralised)):
+        if name in settings.baselines:
+            progress(f"baseline {name}: {steps} steps an organization")
+            rows[name] = baseline(federation, steps)
+            _report_row(federation, name, rows[name], progress)
+    return {name: {**mean_scores(row), "by_organization": row} for name, row in rows.items()}
+
+
+def _report_row(federation: Federation, name: str, row: dict[str, dict[str, float]], progress: Progress) -> None:
+    mean = mean_scores(row)
+    progress(f"{name}: " + "  ".join(f"{k} {v:.4f}" for k, v in mean.items()))
+    federation.run.append_metrics({"final": name, "scores": mean, "by_organization": row})
+
+
+def _release(federation: Federation, scores: dict[str, Any]) -> dict[str, Any]:
+    """Publish the model, complete the log, anchor and seal it."""
+    config, run = federation.config, federation.run
+    state = federation.model()
+    tensors, scale = federation.form.published(state, federation.fresh, config.model.lora.alpha)
+    release = publish(config, run, tensors, scale, config.model.lora.form)
+    rounds, mean = config.federation.rounds, {n: row.get("accuracy", 0.0) for n, row in scores.items()}
+    federation.log_event("EVALUATION", {"round": rounds, "scores": {n: f"{v:.6f}" for n, v in mean.items()}})
+    federation.log_event("MODEL_RELEASE", {**release, "adapters": federation.adapters()})
+    federation.log_event("RUN_COMPLETE", {"rounds": rounds, "model_digest": release["model_digest"]})
+    memory = federation.memory()
+    status = ray.get(federation.ledger.finish.remote([]))
+    if status["pending"]:
+        raise TrustChainError(f"the log could not be completed: {status}; go on with --resume {run.path}")
+    return {
+        "run": os.fspath(run.path),
+        "id": federation.id,
+        "model_digest": release["model_digest"],
+        "rounds": rounds,
+        "scores": scores,
+        "log": {"size": status["size"], "root": status["root"]},
+        "anchor": status["anchor"],
+        "adapters": federation.adapters(),
+        "memory": memory,
+    }

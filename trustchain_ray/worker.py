@@ -1,0 +1,142 @@
+"""A worker: one rank that holds the resident base model, the adapter and its engine for the whole run."""
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from trustchain_ray import forms
+from trustchain_ray.adapter import Layout, Tensors
+from trustchain_ray.config import Config
+from trustchain_ray.data import Record
+from trustchain_ray.rows import TokenRow, encode
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Tensors as they move: a layout and one contiguous float32 buffer."""
+
+    layout: Layout
+    buffer: np.ndarray
+
+    @classmethod
+    def of(cls, tensors: Tensors) -> "Packed":
+        layout = Layout.of(tensors)
+        return cls(layout, layout.pack(tensors))
+
+    def tensors(self) -> Tensors:
+        return self.layout.unpack(self.buffer)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a worker gives back: the update, the loss of each step, and what it cost."""
+
+    update: Packed
+    losses: list[float]
+    seconds: float
+    records: int
+
+
+class Worker:
+    """One rank. Every method is called on all ranks of a group with the same arguments."""
+
+    def __init__(self, config: Config, base: Any, rank: int = 0, world_size: int = 1) -> None:
+        import torch
+
+        from trustchain_ray import engines
+        from trustchain_ray.models import base_digest, unpack_base
+
+        self.config, self.rank = config, rank
+        folder = base if isinstance(base, str) else unpack_base(base)
+        device = "cuda:0" if torch.cuda.is_available() and config.resources.gpus_per_worker > 0 else "cpu"
+        self.engine = engines.make(config, folder, device, rank=rank, world_size=world_size)
+        self.form = forms.get(config.model.lora.form)
+        self.digest = base_digest(folder)
+        self.rows: dict[tuple[str, str], list[TokenRow]] = {}
+
+    def describe(self) -> dict[str, Any]:
+        """Shapes of the adapter, the fresh head, the digest of the base and the hardware class."""
+        return {
+            "shapes": self.engine.shapes(),
+            "head": self.engine.fresh_head(),
+            "base": self.digest,
+            "environment": environment(self.config),
+            "pid": os.getpid(),
+        }
+
+    def set_rows(self, owner: str, split: str, records: Sequence[Record]) -> None:
+        """Tokenise records once; `train` and `evaluate` name them by owner and split."""
+        self.rows[owner, split] = encode(
+            records, self.engine.tokenizer, self.config.model.task, self.config.model.max_length
+        )
+
+    def freeze(self, fresh: Packed) -> None:
+        """Put the shared fresh adapter in place: its A stays for the whole run where the form does not train it."""
+        self.engine.load(fresh.tensors(), self.config.model.lora.alpha)
+
+    def train(
+        self,
+        owner: str,
+        begun: Packed,
+        residual: Packed | None,
+        steps: Sequence[Sequence[int]],
+        rates: Sequence[float],
+        only: Sequence[str] | None = None,
+        whole: bool = False,
+    ) -> Trained | None:
+        """Train local steps from `begun` on the owner's records; rank 0 returns the update (or the trained
+        tensors as a `whole`)."""
+        began = time.perf_counter()
+        tensors = begun.tensors()
+        self.engine.load(tensors, self.config.model.lora.alpha, residual.tensors() if residual else None)
+        losses = self.engine.train(self.rows[owner, "train"], steps, rates, only)
+        trained = self.engine.tensors(sorted(tensors))
+        trained = {name: t[tuple(slice(0, size) for size in tensors[name].shape)] for name, t in trained.items()}
+        if self.rank:
+            return None
+        update = Packed.of(trained if whole else self.form.update(tensors, trained))
+        return Trained(update, losses, time.perf_counter() - began, sum(map(len, steps)))
+
+    def evaluate(self, owner: str, split: str, tensors: Packed, residual: Packed | None) -> Any:
+        """Metrics of an adapter on the owner's records (rank 0; the others take part where the engine needs them)."""
+        self.engine.load(tensors.tensors(), self.config.model.lora.alpha, residual.tensors() if residual else None)
+        return self.engine.evaluate(self.rows[owner, split])
+
+    def memory(self) -> dict[str, int]:
+        return self.engine.memory()
+
+
+def environment(config: Config) -> dict[str, str]:
+    """The hardware class: what bitwise equality depends on."""
+    import platform
+
+    import peft
+    import torch
+    import transformers
+
+    from trustchain_ray import engines
+
+    device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else _cpu_name()
+    return {
+        "device": device,
+        "engine": engines.choose(config),
+        "numpy": np.__version__,
+        "peft": peft.__version__,
+        "python": platform.python_version(),
+        "threads": str(config.training.threads),
+        "torch": str(torch.__version__),
+        "transformers": transformers.__version__,
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            names = {line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")}
+        return " / ".join(sorted(names)) or "cpu"
+    except OSError:
+        return "cpu"
