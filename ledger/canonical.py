@@ -31,6 +31,8 @@ ITEM_SIZE = {
 
 _HEX_DIGEST = re.compile(r"[0-9a-f]{64}")
 
+_Where = tuple[Any, str | int] | None  # (place of the parent, key or index): cheap until it is shown
+
 TensorEntry = tuple[str, tuple[int, ...], bytes | memoryview]
 """A tensor: dtype as in safetensors, shape, little-endian bytes."""
 
@@ -55,8 +57,8 @@ def canonical_json(obj: Any) -> bytes:
         or any other type.
     """
     try:
-        ordered = _ordered(obj, "")
-        return json.dumps(ordered, ensure_ascii=False, separators=(",", ":"), check_circular=False).encode()
+        ordered = _ordered(obj, None)
+        return _ENCODER.encode(ordered).encode()
     except UnicodeEncodeError:
         raise LedgerError(
             "canonical JSON: a string holds a lone surrogate; it is not valid Unicode"
@@ -65,17 +67,15 @@ def canonical_json(obj: Any) -> bytes:
         raise LedgerError("canonical JSON: the value is nested too deeply, or contains itself") from None
 
 
-def _ordered(obj: Any, where: str) -> Any:
-    """Copy of ``obj`` with sorted keys, after checking every type; ``where`` is the path for messages."""
+def _ordered(obj: Any, where: _Where) -> Any:
+    """Copy of ``obj`` with sorted keys, after checking every type; ``where`` is for messages."""
     kind = type(obj)
     if kind is str or kind is bool or obj is None:
         return obj
     if kind is int:
         if -MAX_INT <= obj <= MAX_INT:
             return obj
-        raise LedgerError(
-            f"canonical JSON: {where or 'value'}: integer {obj} is not within 2**53; use a string"
-        )
+        raise LedgerError(f"canonical JSON: {_path(where)}: integer {obj} is not within 2**53; use a string")
     if kind is dict:
         try:
             # Code point order is UTF-16 order unless a key lies beyond the basic plane.
@@ -83,17 +83,25 @@ def _ordered(obj: Any, where: str) -> Any:
                 sorted(obj) if "".join(obj).isascii() else sorted(obj, key=lambda k: k.encode("utf-16-be"))
             )
         except TypeError:
-            raise LedgerError(f"canonical JSON: {where or 'value'}: a key is not a string") from None
-        return {name: _ordered(obj[name], f"{where}.{name}" if where else name) for name in names}
+            raise LedgerError(f"canonical JSON: {_path(where)}: a key is not a string") from None
+        return {name: _ordered(obj[name], (where, name)) for name in names}
     if kind is list:
-        return [_ordered(item, f"{where}[{i}]") for i, item in enumerate(obj)]
+        return [_ordered(item, (where, i)) for i, item in enumerate(obj)]
     if kind is float:
         raise LedgerError(
-            f"canonical JSON: {where or 'value'}: floats are refused ({obj!r}); write it as a string"
+            f"canonical JSON: {_path(where)}: floats are refused ({obj!r}); write it as a string"
         )
-    raise LedgerError(
-        f"canonical JSON: {where or 'value'}: {kind.__name__} is not a JSON type (list, not tuple)"
-    )
+    raise LedgerError(f"canonical JSON: {_path(where)}: {kind.__name__} is not a JSON type (list, not tuple)")
+
+
+def _path(where: _Where) -> str:
+    """Spell out a place in a document, like ``scores.bank[2]``."""
+    if where is None:
+        return "value"
+    parent, step = where
+    if isinstance(step, int):
+        return f"{'' if parent is None else _path(parent)}[{step}]"
+    return step if parent is None else f"{_path(parent)}.{step}"
 
 
 def parse_canonical(data: bytes) -> Any:
@@ -105,7 +113,7 @@ def parse_canonical(data: bytes) -> Any:
         Not JSON, a float, a duplicate key, or any spelling other than the canonical one.
     """
     try:
-        obj = json.loads(data.decode(), parse_float=_refuse_float, parse_constant=_refuse_float)
+        obj = _DECODER.decode(data.decode())
     except RecursionError:
         raise LedgerError("canonical JSON: nested too deeply") from None
     except ValueError as error:  # bad UTF-8, bad JSON, integers with thousands of digits
@@ -121,6 +129,10 @@ def parse_canonical(data: bytes) -> Any:
 
 def _refuse_float(text: str) -> NoReturn:
     raise LedgerError(f"canonical JSON: floats are refused ({text}); write it as a string")
+
+
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False)
+_DECODER = json.JSONDecoder(parse_float=_refuse_float, parse_constant=_refuse_float)
 
 
 def _first_duplicate(data: bytes) -> str | None:

@@ -36,8 +36,7 @@ def parse_lines(data: bytes, name: str) -> tuple[list[bytes], int]:
     LedgerError
         A damaged record with whole ones behind it: no crash does that.
     """
-    lines = data.split(b"\n")
-    tail = lines.pop()
+    lines = data.split(b"\n")[:-1]  # what has no newline behind it is torn
     payloads: list[bytes] = []
     used = 0
     for number, line in enumerate(lines):
@@ -48,7 +47,7 @@ def parse_lines(data: bytes, name: str) -> tuple[list[bytes], int]:
             return payloads, used
         payloads.append(payload)
         used += len(line) + 1
-    return payloads, used if tail or used == len(data) else len(data)
+    return payloads, used
 
 
 class Journal:

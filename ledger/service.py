@@ -69,10 +69,12 @@ class LedgerService:
         self._anchor_every = anchor_every
         self._anchor_error: str | None = None
         self._final: dict[str, Any] | None = None  # the status at closing
+        self._unseal()
         with contextlib.ExitStack() as opened:
             self._log = SqliteLog(self._dir / layout.LOG, run)
             opened.callback(self._log.close)
-            self._unseal()
+            for leftover in (self._dir / layout.LEDGER).glob(".*.tmp"):  # of a crash while writing
+                leftover.unlink()
             self._outbox = Outbox(self._dir / layout.OUTBOX)
             opened.callback(self._outbox.close)
             self._registry = self._log.registry.copy()
@@ -85,12 +87,13 @@ class LedgerService:
         self._rounds = self._rounds_since_anchor()
 
     def _unseal(self) -> None:
-        """What will be appended to is not sealed; leftovers of a crash while writing go too."""
-        folder = self._dir / layout.LEDGER
-        (self._dir / layout.SEAL).unlink(missing_ok=True)
-        for leftover in folder.glob(".*.tmp"):
-            leftover.unlink()
-        fsync_directory(folder)
+        """Take the seal off before anything changes."""
+        seal = self._dir / layout.SEAL
+        if seal.exists():
+            # Opening by mistake, for another run, must not cost the seal.
+            SqliteLog(self._dir / layout.LOG, self._run, read_only=True).close()
+            seal.unlink()
+            fsync_directory(seal.parent)
 
     def submit(self, envelopes: Sequence[Envelope]) -> list[Refused]:
         """Accept signed events; on return the accepted ones are on the disk.

@@ -56,14 +56,20 @@ class Layout:
 def digest(tensors: Mapping[str, np.ndarray]) -> str:
     """SHA-256 over the canonical encoding (sorted names, dtype, shape, little-endian bytes)."""
     return tensors_digest(
-        {name: ("F32", tuple(t.shape), np.ascontiguousarray(t, "<f4").data.cast("B")) for name, t in tensors.items()}
+        {name: ("F32", tuple(t.shape), np.ascontiguousarray(t, "<f4").data) for name, t in tensors.items()}
     )
 
 
-def save_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
+def serialise(tensors: Mapping[str, np.ndarray], metadata: dict[str, str] | None = None) -> bytes:
+    """The bytes of a safetensors file, the same for the same tensors."""
+    return save({name: np.ascontiguousarray(tensors[name], "<f4") for name in sorted(tensors)}, metadata)
+
+
+def save_tensors(
+    path: Path, tensors: Mapping[str, np.ndarray], metadata: dict[str, str] | None = None
+) -> None:
     """Write a safetensors file whole or not at all."""
-    arrays = {name: np.ascontiguousarray(tensors[name], "<f4") for name in sorted(tensors)}
-    write_atomic(path, save(arrays, metadata))
+    write_atomic(path, serialise(tensors, metadata))
 
 
 def load_tensors(path: Path) -> Tensors:

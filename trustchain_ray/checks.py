@@ -12,6 +12,10 @@ from trustchain_ray.organization import CohortTask, Update
 class Refused(Exception):
     """An update that is not merged; the text is the reason that is logged."""
 
+    def __init__(self, reason: str) -> None:
+        # A reason quotes what the sender wrote: it must not grow beyond what one event may hold.
+        super().__init__(reason if len(reason) <= 500 else reason[:500] + "...")
+
 
 def check_update(
     update: Update,
@@ -29,7 +33,7 @@ def check_update(
     Parameters
     ----------
     layout : names and shapes that an update of this member must have.
-    keys : registered public keys (hex) by key id.
+    keys : public keys (hex) by key id that may sign for this organization: its own, nobody else's.
     max_weight : the largest weight this member may claim: its registered records times its steps.
 
     Raises
@@ -43,12 +47,18 @@ def check_update(
         raise Refused(f"signature: {error}") from None
     body = event.body
     if event.type != "UPDATE" or event.run != run or event.organization != organization:
-        raise Refused(f"signed as {event.type} of {event.organization} in run {event.run}, not as its own update")
+        raise Refused(
+            f"signed as {event.type} of {event.organization} in run {event.run}, not as its own update"
+        )
     if body["round"] != number or body["cohort"] != task.cohort:
         raise Refused(f"replayed: signed for round {body['round']} of {body['cohort']}")
     if body["base"] != task.digest:
         raise Refused("trained from another adapter than this round's")
-    if body["weight"] != update.weight or not 0 < update.weight <= max_weight:
+    if (
+        type(update.weight) is not int
+        or body["weight"] != update.weight
+        or not 0 < update.weight <= max_weight
+    ):
         raise Refused(f"weight {update.weight} is not within the registered {max_weight}")
     if update.update.layout != layout or update.update.buffer.shape != (layout.size,):
         raise Refused("names or shapes differ from the agreed adapter")

@@ -1,6 +1,7 @@
 """Joining a Ray cluster, or starting a local one that is large enough for the simulation."""
 
 import contextlib
+import logging
 import os
 from collections.abc import Iterator
 
@@ -29,13 +30,14 @@ def cluster(config: Config, organizations: int) -> Iterator[None]:
     own = not ray.is_initialized()
     if own:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        logging.getLogger("ray").setLevel(logging.ERROR)
         if resources.address:
-            ray.init(address=resources.address, log_to_driver=False)
+            ray.init(address=resources.address, log_to_driver=False, logging_level=logging.ERROR)
         elif os.environ.get("RAY_ADDRESS") or os.environ.get("RAY_JOB_ID"):
-            ray.init(log_to_driver=False)
+            ray.init(log_to_driver=False, logging_level=logging.ERROR)
         else:
             count = max(os.cpu_count() or 1, int(-(-cpus // 1)) + 1)
-            ray.init(address="local", num_cpus=count, include_dashboard=False, log_to_driver=False)
+            ray.init(address="local", num_cpus=count, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
         have = ray.cluster_resources()
         for kind, asked in (("CPU", cpus), ("GPU", gpus)):

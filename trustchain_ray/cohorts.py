@@ -32,7 +32,9 @@ def cohorts_of(federation: FederationConfig, organizations: Sequence[str]) -> di
     named = [name for group in federation.groups.values() for name in group]
     if sorted(named) != sorted(organizations):
         wrong = sorted(set(named) ^ set(organizations)) or sorted({n for n in named if named.count(n) > 1})
-        raise UsageError(f"federation.groups: every organization stands in exactly one group; look at {', '.join(wrong)}")
+        raise UsageError(
+            f"federation.groups: every organization stands in exactly one group; look at {', '.join(wrong)}"
+        )
     return {name: sorted(members) for name, members in sorted(federation.groups.items())}
 
 
@@ -44,4 +46,5 @@ def records_of(
         return list(range(len(records)))
     shard = int(cohort.rsplit("shard_", 1)[1])
     shard_key = derive(key, "shard", organization)
-    return [i for i, r in enumerate(records) if shard_of(shard_key, r.id, federation.shards_per_organization) == shard]
+    shards = federation.shards_per_organization
+    return [i for i, record in enumerate(records) if shard_of(shard_key, record.id, shards) == shard]

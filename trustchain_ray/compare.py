@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from trustchain_ray.data import Holdings, Record, load_holdings
-from trustchain_ray.engines.base import Metrics
+from trustchain_ray.metrics import Metrics
 
 if TYPE_CHECKING:
     from trustchain_ray.adapter import Tensors
@@ -40,7 +40,7 @@ def centralised(federation: "Federation", steps: int) -> Scores:
 
     config = federation.config
     pool = RemotePool.options(num_cpus=0, num_gpus=config.resources.gpus_per_worker).remote(
-        config, federation.id, federation.base
+        config, federation.id
     )
     refs = pool.centralised.remote(federation.names, federation.terms_ref, steps * len(federation.names))
     return {name: Metrics(**sums).summary() for name, sums in ray.get(refs).items()}

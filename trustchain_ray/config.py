@@ -1,3 +1,4 @@
+# ruff: noqa: RUF009 - `_f` makes a field, it is no default
 """The configuration: its schema, its defaults and its checks.
 
 Every field carries its documentation in ``metadata["doc"]``; `docs/configuration.md` is made from it.
@@ -6,15 +7,19 @@ Every field carries its documentation in ``metadata["doc"]``; `docs/configuratio
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
+from ledger.errors import LedgerError
+from ledger.identity import COORDINATOR, check_name
 from trustchain_ray.errors import UsageError
 
 
-def _f(default: Any, doc: str, *, path: bool = False) -> Any:
-    """A documented field; `path` marks values that are resolved against the YAML file's folder."""
-    metadata = {"doc": doc, "path": path}
+def _f(default: Any, doc: str, *, path: bool = False, entries: type | None = None) -> Any:
+    """A documented field; `path` marks values that are resolved against the YAML file's folder, `entries` is
+    the schema of the values of a table."""
+    metadata = {"doc": doc, "path": path, "entries": entries}
     if isinstance(default, (list, dict)):
         return field(default_factory=lambda: type(default)(default), metadata=metadata)
     if is_dataclass(default) and isinstance(default, type):
@@ -24,11 +29,13 @@ def _f(default: Any, doc: str, *, path: bool = False) -> Any:
 
 @dataclass
 class RunConfig:
-    name: str = _f("run", "Name of the run; the run directory is `<dir>/<name>` unless `--run` says otherwise.")
+    name: str = _f(
+        "run", "Name of the run; the run directory is `<dir>/<name>` unless `--run` says otherwise."
+    )
     dir: str = _f("runs", "Folder that holds run directories.")
     key: str = _f("trustchain", "The run's key: every random choice is derived from it.")
     keystore: str = _f(
-        "", "Folder of the organizations' identity keys; empty: `$TRUSTCHAIN_HOME/keys`, else `~/.trustchain/keys`."
+        "", "Folder of the identity keys; empty: `$TRUSTCHAIN_HOME/keys`, else `~/.trustchain/keys`."
     )
 
 
@@ -77,23 +84,37 @@ class ColumnsConfig:
 
 @dataclass
 class SourceConfig:
-    train: str = _f("", "Training records: a .jsonl, .csv, .parquet file (or .xz/.gz), or `hf:<path or hub id>[:split]`.", path=True)
-    test: str = _f("", "Test records of this organization; empty: `data.test_share` of the training records.", path=True)
+    train: str = _f(
+        "",
+        "Training records: .jsonl, .csv, .tsv or .parquet (or .xz/.gz), or `hf:<path or hub id>[:split]`.",
+        path=True,
+    )
+    test: str = _f(
+        "", "Test records of this organization; empty: `data.test_share` of the training records.", path=True
+    )
 
 
 @dataclass
 class DataConfig:
     split: str = _f("column", "Who holds what: column | sources | dirichlet.")
     train: str = _f("", "One source for all organizations (`column`, `dirichlet`).", path=True)
-    test: str = _f("", "Test records (`column`: the organization column; `dirichlet`: shared by all).", path=True)
-    organizations: dict[str, SourceConfig] = _f({}, "One source an organization (`sources`).")
+    test: str = _f(
+        "", "Test records (`column`: the organization column; `dirichlet`: shared by all).", path=True
+    )
+    organizations: dict[str, SourceConfig] = _f(
+        {}, "One source an organization (`sources`).", entries=SourceConfig
+    )
     public: str = _f("", "Public records: vocabulary and warm-up of a made model. Never private.", path=True)
     validation: str = _f("", "Public validation records.", path=True)
     columns: ColumnsConfig = _f(ColumnsConfig, "Names of the columns.")
     dirichlet_organizations: int = _f(4, "Number of organizations of a Dirichlet split.")
-    dirichlet_alpha: float = _f(0.5, "Concentration of a Dirichlet split over labels; small is heterogeneous.")
-    test_share: float = _f(0.2, "Share of an organization's records held out where it brings no test records.")
-    bad_rows: str = _f("refuse", "Rows that cannot be read: refuse (stop, naming file and line) | skip (and count).")
+    dirichlet_alpha: float = _f(
+        0.5, "Concentration of a Dirichlet split over labels; small is heterogeneous."
+    )
+    test_share: float = _f(0.2, "Chance of each record to be held out where there are no test records.")
+    bad_rows: str = _f(
+        "refuse", "Rows that cannot be read: refuse (stop, naming file and line) | skip (and count)."
+    )
     limit: int = _f(0, "At most so many training records an organization (0: all), the first by keyed order.")
     test_limit: int = _f(0, "At most so many test records an organization (0: all).")
 
@@ -103,7 +124,7 @@ class TrainingConfig:
     engine: str = _f("auto", "auto (deepspeed where CUDA is, else torch) | torch | deepspeed.")
     batch_size: int = _f(16, "Expected records of a step, and the constant divisor of its loss.")
     sampling_rate: float = _f(
-        0.0, "Probability that a record is in a step; 0: batch_size / records of the member, frozen in the manifest."
+        0.0, "Probability that a record is in a step; 0: batch_size / records of the member, in the manifest."
     )
     micro_batch: int = _f(32, "Most rows of one forward pass; a larger step is accumulated.")
     lr: float = _f(1e-3, "Peak learning rate.")
@@ -131,7 +152,9 @@ class FederationConfig:
     deadline_s: float = _f(600.0, "Seconds after which a missing organization is left out of a round.")
     evaluate_every: int = _f(1, "Evaluate the model every so many rounds (the last one always).")
     keep_rounds: int = _f(0, "Keep the adapters of so many last rounds (0: all).")
-    baselines: list[str] = _f([], "Also train: isolated, centralised (centralised moves records: research only).")
+    baselines: list[str] = _f(
+        [], "Also train: isolated, centralised (centralised moves records: research only)."
+    )
     personalization: str = _f("none", "What an organization serves besides: none | head | adapter.")
     personalization_steps: int = _f(0, "Own steps of an organization after the last round (head, adapter).")
 
@@ -143,11 +166,17 @@ class TrustConfig:
 
 @dataclass
 class ResourcesConfig:
-    mode: str = _f("dedicated", "dedicated (own workers an organization) | pooled (simulation, no isolation).")
-    workers: int = _f(1, "Ranks of an organization's worker group (dedicated), or workers of the pool (pooled).")
+    mode: str = _f(
+        "dedicated", "dedicated (own workers an organization) | pooled (simulation, no isolation)."
+    )
+    workers: int = _f(
+        1, "Ranks of an organization's worker group (dedicated), or workers of the pool (pooled)."
+    )
     cpus_per_worker: float = _f(1.0, "CPUs that Ray reserves for a rank.")
     gpus_per_worker: float = _f(0.0, "GPUs of a rank; a fraction shares one GPU between organizations.")
-    pin_organizations: bool = _f(False, "Place each organization on nodes with the custom resource `org_<name>`.")
+    pin_organizations: bool = _f(
+        False, "Place each organization on nodes with the custom resource `org_<name>`."
+    )
     address: str = _f("", "Ray cluster to join; empty: the job's or RAY_ADDRESS's cluster, else a local one.")
     max_restarts: int = _f(3, "Rebuild a dead worker group or organization at most so often.")
 
@@ -191,6 +220,8 @@ CHOICES = {
     "ledger.public.kind": ("embedded", "none"),
 }
 BASELINES = ("isolated", "centralised")
+RESERVED = (COORDINATOR, "centralised")
+"""Names that no organization may have: identities and baselines have them."""
 
 # (path, least, most): both ends are allowed, None is open.
 RANGES: tuple[tuple[str, float | None, float | None], ...] = (
@@ -225,7 +256,7 @@ RANGES: tuple[tuple[str, float | None, float | None], ...] = (
     ("federation.server_step", 0, None),
     ("federation.merge_scale", 0, None),
     ("federation.quorum", 0, 1),
-    ("federation.deadline_s", 0, None),
+    ("federation.deadline_s", 1e-3, None),
     ("federation.evaluate_every", 1, None),
     ("federation.keep_rounds", 0, None),
     ("federation.personalization_steps", 0, None),
@@ -262,7 +293,9 @@ def check(config: Config) -> None:
         value = get(config, path)
         low = least is not None and value < least
         high = most is not None and value > most
-        if math.isnan(value) or low or high:
+        if not math.isfinite(value):
+            wrong.append(f"{path}={value}: must be a finite number")
+        elif low or high:
             bounds = f"at least {least:g}" if most is None else f"from {least:g} to {most:g}"
             wrong.append(f"{path}={value}: must be {bounds}")
     for name in config.federation.baselines:
@@ -274,8 +307,42 @@ def check(config: Config) -> None:
         raise UsageError("the configuration does not fit:\n  " + "\n  ".join(wrong))
 
 
-def _inconsistencies(c: Config) -> Any:
+def name_problem(name: str) -> str | None:
+    """Why a name cannot be an organization's: it names its key, its files and its cohort."""
+    if name in RESERVED:
+        return f"organization name {name!r} is taken; choose another one"
+    return _file_problem(name, "organization name")
+
+
+def _file_problem(name: str, what: str) -> str | None:
+    """Why a name cannot be the name of a file."""
+    try:
+        check_name(name)
+    except LedgerError as error:
+        return str(error).replace("organization name", what, 1)
+    return None
+
+
+def _inconsistencies(c: Config) -> Iterator[str]:
     """Pairs of values that make no sense together."""
+    for key, problem in (
+        ("run.name", _file_problem(c.run.name, "name")),
+        *(("data.organizations", name_problem(name)) for name in c.data.organizations),
+        *(("federation.groups", _file_problem(name, "group name")) for name in c.federation.groups),
+    ):
+        if problem:
+            yield f"{key}: {problem}"
+    for name, rank in c.model.lora.ranks.items():
+        if rank < 1:
+            yield f"model.lora.ranks.{name}={rank}: must be at least 1"
+    if not c.model.lora.targets:
+        yield "model.lora.targets: name at least one module that gets an adapter"
+    for name, source in c.data.organizations.items():
+        if c.data.split == "sources" and not source.train:
+            yield f"data.organizations.{name}.train: every organization needs a source of training records"
+    for name, members in c.federation.groups.items():
+        if c.federation.cohorts == "groups" and not members:
+            yield f"federation.groups.{name}: an empty group; name its organizations, or take it out"
     if c.model.task == "classification" and len(c.model.labels) < 2:
         yield "model.labels: a classification needs at least two labels"
     if len(set(c.model.labels)) != len(c.model.labels):
@@ -286,11 +353,14 @@ def _inconsistencies(c: Config) -> Any:
         yield f"data.train: `data.split: {c.data.split}` needs a source of training records"
     if c.model.base == "made" and not c.data.public:
         yield "data.public: a made model builds its vocabulary from public records; name a file of them"
-    if c.model.base == "made" and c.model.made.hidden % c.model.made.heads:
-        yield "model.made.hidden: must be a multiple of model.made.heads"
+    if c.model.base == "made" and c.model.made.hidden % (2 * c.model.made.heads):
+        yield "model.made.hidden: must be an even multiple of model.made.heads"
     if c.federation.cohorts == "groups" and not c.federation.groups:
         yield "federation.groups: `federation.cohorts: groups` needs named groups of organizations"
-    if c.federation.cohorts in ("one", "by_organization", "groups") and c.federation.shards_per_organization > 1:
+    if (
+        c.federation.cohorts in ("one", "by_organization", "groups")
+        and c.federation.shards_per_organization > 1
+    ):
         yield (
             f"federation.shards_per_organization={c.federation.shards_per_organization}: "
             f"`cohorts: {c.federation.cohorts}` does not divide records; use by_shard or by_both"
@@ -299,12 +369,12 @@ def _inconsistencies(c: Config) -> Any:
         yield f"model.lora.ranks: mixed ranks need model.lora.form flora or svd, not {c.model.lora.form}"
     if c.federation.personalization == "head" and c.model.task != "classification":
         yield "federation.personalization=head: only a classification has a head of its own"
-    if c.federation.personalization == "adapter" and c.federation.personalization_steps < 1:
-        yield "federation.personalization_steps: an own adapter needs own steps"
+    if c.federation.personalization != "none" and c.federation.personalization_steps < 1:
+        yield f"federation.personalization_steps: an own {c.federation.personalization} needs own steps"
     if c.resources.mode == "pooled" and c.training.engine == "deepspeed":
         yield "training.engine=deepspeed: pooled workers swap adapters in one process; use engine torch"
     if c.training.engine == "torch" and c.resources.mode == "dedicated" and c.resources.workers > 1:
-        yield "resources.workers: the torch engine is a single process; use training.engine=deepspeed for several ranks"
+        yield "resources.workers: the torch engine is one process; several ranks need training.engine=deepspeed"
 
 
 def describe(cls: type = Config, prefix: str = "") -> list[tuple[str, str, str]]:
@@ -318,4 +388,6 @@ def describe(cls: type = Config, prefix: str = "") -> list[tuple[str, str, str]]
             rows += describe(type(value), path + ".")
         else:
             rows.append((path, repr(value), item.metadata["doc"]))
+        if item.metadata["entries"]:
+            rows += describe(item.metadata["entries"], path + ".<name>.")
     return rows

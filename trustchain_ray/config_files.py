@@ -1,6 +1,7 @@
 """Reading a configuration: YAML files merged left to right, dotted overrides last."""
 
 import difflib
+import re
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,31 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from trustchain_ray.config import Config, SourceConfig, check, describe
+from trustchain_ray.config import Config, check, describe
 from trustchain_ray.errors import UsageError
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2 in what surprises people: `no` and `2026-01-01` are texts, a key stands there once."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"the key {key.value!r} stands there twice", problem_mark=key.start_mark
+                )
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
+        return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [pair for pair in resolvers if not pair[0].endswith((":bool", ":timestamp"))]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile("^(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
 
 
 def load_config(files: list[str], overrides: list[str]) -> Config:
@@ -37,7 +61,10 @@ def load_config(files: list[str], overrides: list[str]) -> Config:
         except OmegaConfBaseException as error:
             key = f"{error.full_key}: " if getattr(error, "full_key", None) else ""
             raise UsageError(f"{where}: {key}{str(error).splitlines()[0]}") from None
-    config = OmegaConf.to_object(merged)
+    try:
+        config = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:  # a resolved text looks like `${...}` or `???`
+        raise UsageError(f"{error.full_key}: {str(error).splitlines()[0]}") from None
     assert isinstance(config, Config)
     check(config)
     return config
@@ -53,9 +80,11 @@ def _read_yaml(name: str) -> dict[str, Any]:
         text = Path(name).read_text(encoding="utf-8")
     except OSError as error:
         raise UsageError(f"cannot read the configuration file {name}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{name} is not valid UTF-8: {error}") from None
     try:
-        values = yaml.safe_load(text)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        values = yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
         raise UsageError(f"{name} is not valid YAML: {' '.join(str(error).split())}") from None
     if values is None:
         return {}
@@ -69,30 +98,36 @@ def _read_override(text: str) -> dict[str, Any]:
     if not equals or not key:
         raise UsageError(f"override {text!r}: write it as key.path=value")
     try:
-        parsed = yaml.safe_load(value)
+        parsed = yaml.load(value, _Loader)
     except yaml.YAMLError:
         raise UsageError(f"override {text!r}: the value is not valid YAML") from None
+    values: Any = parsed
     for part in reversed(key.split(".")):
-        parsed = {part: parsed}
-    return parsed
+        values = {part: values}
+    return dict(values)
 
 
 def _check_keys(values: Any, schema: type, prefix: str, where: str) -> None:
     known = {item.name: item for item in fields(schema)}
     for key, value in values.items():
         if key not in known:
-            raise UsageError(f"{where}: unknown key {prefix}{key}; {_nearest(prefix + str(key))}")
-        nested = known[key].default_factory
+            raise UsageError(f"{where}: unknown key {prefix}{key}; {_nearest(prefix, str(key), list(known))}")
+        nested, entries = known[key].default_factory, known[key].metadata["entries"]
         if is_dataclass(nested):
             if not isinstance(value, dict):
                 raise UsageError(f"{where}: {prefix}{key} is a section of keys, not {value!r}")
             _check_keys(value, nested, f"{prefix}{key}.", where)
+        if entries and isinstance(value, dict):
+            for name, entry in value.items():
+                if not isinstance(entry, dict):
+                    raise UsageError(f"{where}: {prefix}{key}.{name} is a section of keys, not {entry!r}")
+                _check_keys(entry, entries, f"{prefix}{key}.{name}.", where)
 
 
-def _nearest(key: str) -> str:
-    paths = [path for path, _, _ in describe()]
-    names = difflib.get_close_matches(key, paths, n=1, cutoff=0.0)
-    last = [path for path in paths if path.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
+def _nearest(prefix: str, key: str, siblings: list[str]) -> str:
+    paths = [prefix + name for name in siblings] + [path for path, _, _ in describe()]
+    names = difflib.get_close_matches(prefix + key, paths, n=1, cutoff=0.0)
+    last = [path for path in paths if path.rsplit(".", 1)[-1] == key]
     return f"did you mean {(last or names)[0]}?"
 
 
@@ -104,11 +139,8 @@ def _resolve_paths(values: Any, schema: type, folder: Path) -> Any:
         item = known.get(key)
         if item is not None and is_dataclass(item.default_factory) and isinstance(value, dict):
             value = _resolve_paths(value, item.default_factory, folder)
-        elif item is not None and item.name == "organizations" and isinstance(value, dict):
-            value = {
-                name: _resolve_paths(source, SourceConfig, folder) if isinstance(source, dict) else source
-                for name, source in value.items()
-            }
+        elif item is not None and item.metadata["entries"] and isinstance(value, dict):
+            value = {name: _resolve_paths(v, item.metadata["entries"], folder) for name, v in value.items()}
         elif item is not None and item.metadata.get("path") and isinstance(value, str):
             value = _absolute(value, folder)
         out[key] = value
@@ -116,7 +148,11 @@ def _resolve_paths(values: Any, schema: type, folder: Path) -> Any:
 
 
 def _absolute(value: str, folder: Path) -> str:
-    if not value or value.startswith("hf:") or Path(value).is_absolute():
+    if value.startswith("hf:"):
+        path, colon, split = value[3:].rpartition(":")
+        name, rest = (path, colon + split) if colon else (split, "")
+        return f"hf:{_absolute(name, folder)}{rest}"
+    if not value or value == "made" or Path(value).is_absolute():
         return value
     beside = folder / value
     return str(beside) if beside.exists() else value

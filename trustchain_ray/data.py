@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from dataclasses import dataclass, field
 
-from trustchain_ray.config import Config, DataConfig
+from trustchain_ray.config import Config, DataConfig, name_problem
 from trustchain_ray.errors import TrustChainError, UsageError
 from trustchain_ray.keys import derive, generator
 from trustchain_ray.sources import Row, read_rows
@@ -38,17 +38,47 @@ class Holdings:
 
 
 def organization_names(config: Config) -> list[str]:
-    """Names of all organizations, sorted. Reads names only, where they stand in a column."""
+    """Names of all organizations, sorted. Reads names only, where they stand in a column.
+
+    Raises
+    ------
+    TrustChainError
+        No organization, a name that cannot name a file or a key, or `model.lora.ranks` of an unknown one.
+    """
     data = config.data
     if data.split == "sources":
-        return sorted(data.organizations)
-    if data.split == "dirichlet":
-        return [f"org_{i}" for i in range(data.dirichlet_organizations)]
-    column = data.columns.organization
-    names = {str(row.values[column]) for row in read_rows(data.train) if row.values.get(column) not in (None, "")}
+        names = sorted(data.organizations)
+    elif data.split == "dirichlet":
+        names = [f"org_{i}" for i in range(data.dirichlet_organizations)]
+    else:
+        names = _names_in_column(data)
+    unknown = sorted(set(config.model.lora.ranks) - set(names))
+    if unknown:
+        raise UsageError(
+            f"model.lora.ranks: there is no organization {', '.join(unknown)}; there are {', '.join(names)}"
+        )
+    return names
+
+
+def _names_in_column(data: DataConfig) -> list[str]:
+    column, names = data.columns.organization, set[str]()
+    for row in read_rows(data.train):
+        name = _organization(data, row)
+        if row.problem is None and name and name not in names:
+            if problem := name_problem(name):
+                raise TrustChainError(f"{row.where}: column {column!r}: {problem}")
+            names.add(name)
     if not names:
-        raise TrustChainError(f"{data.train}: no row has an organization in column {column!r} (data.columns.organization)")
+        raise TrustChainError(
+            f"{data.train}: no row has an organization in column {column!r} (data.columns.organization)"
+        )
     return sorted(names)
+
+
+def _organization(data: DataConfig, row: Row) -> str:
+    """The organization a row names; empty where it names none."""
+    value = row.values.get(data.columns.organization)
+    return "" if value is None else str(value)
 
 
 def load_holdings(config: Config, organization: str) -> Holdings:
@@ -57,20 +87,22 @@ def load_holdings(config: Config, organization: str) -> Holdings:
     Raises
     ------
     TrustChainError
-        An unreadable source, a bad row where `data.bad_rows` is `refuse` (naming file and line), an id
-        that stands twice, or an organization without training records.
+        An unreadable source, a bad row where `data.bad_rows` is `refuse` (naming file and line), or an
+        organization without training records.
     """
     data, skipped = config.data, Counter[str]()
     train_source, test_source = _sources(data, organization)
     train = _records(config, train_source, organization, skipped)
-    test = _records(config, test_source, organization, skipped, shared=data.split == "dirichlet") if test_source else []
+    test = _records(config, test_source, organization, skipped) if test_source else []
     if data.split == "dirichlet":
         mine = _dirichlet_share(config, train, organization)
         train = [record for record, keep in zip(train, mine, strict=True) if keep]
     key = derive(config.run.key, "holdings", organization)
     train = _keyed_order(train, key)
     if not test_source and data.test_share > 0:
-        held_out = max(1, round(len(train) * data.test_share)) if len(train) > 1 else 0
+        # Each record decides by itself: removing one moves no other from one side to the other.
+        held_out = sum(_point(key, record) < data.test_share for record in train)
+        held_out = min(max(1, held_out), len(train) - 1) if len(train) > 1 else 0
         train, test = train[held_out:], train[:held_out]
     train = train[: data.limit or None]
     test = _keyed_order(test, key)[: data.test_limit or None]
@@ -79,7 +111,9 @@ def load_holdings(config: Config, organization: str) -> Holdings:
             f"organization {organization!r} has no training records in {train_source}; "
             "take it out of the configuration or bring records"
         )
-    return Holdings(organization, sorted(train, key=lambda r: r.id), sorted(test, key=lambda r: r.id), skipped)
+    return Holdings(
+        organization, sorted(train, key=lambda r: r.id), sorted(test, key=lambda r: r.id), skipped
+    )
 
 
 def load_public(config: Config, source: str) -> list[Record]:
@@ -105,26 +139,35 @@ def _sources(data: DataConfig, organization: str) -> tuple[str, str]:
 def _records(
     config: Config, source: str, organization: str, skipped: Counter[str], *, shared: bool = False
 ) -> list[Record]:
-    """Rows of a source that belong to the organization, as records."""
-    data, records, seen = config.data, [], set()
+    """Rows of a source that belong to the organization, as records.
+
+    A row that cannot be read, or that names no organization, is a bad row of everybody who reads the source.
+    """
+    data = config.data
+    records: list[Record] = []
+    seen: set[str] = set()
     by_column = data.split == "column" and not shared
     for row in read_rows(source):
-        if by_column and str(row.values.get(data.columns.organization, "")) != organization:
-            continue
         problem = row.problem
+        if problem is None and by_column:
+            name = _organization(data, row)
+            if not name:
+                problem = f"no organization: column {data.columns.organization!r} is empty or missing"
+            elif name != organization:
+                continue
         if problem is None:
             record = _record(config, row)
             if isinstance(record, str):
                 problem = record
             elif record.id in seen:
-                problem = f"the id {record.id!r} stands there twice"
+                problem = f"the id stands there twice: {record.id!r}"
             else:
                 seen.add(record.id)
                 records.append(record)
         if problem is not None:
             if data.bad_rows == "refuse":
                 raise TrustChainError(f"{row.where}: {problem}. Mend the row, or set data.bad_rows=skip")
-            skipped[problem.split(":")[0]] += 1
+            skipped[problem.split(":")[0]] += 1  # the kind alone: the rest may be personal
     return records
 
 
@@ -140,19 +183,35 @@ def _record(config: Config, row: Row) -> Record | str:
     subject = str(values.get(columns.subject) or identifier) if columns.subject else identifier
     if not isinstance(prompt, str) or not isinstance(answer, str):
         return "text, prompt and answer must be strings"
+    if not _is_unicode(identifier, subject, prompt, answer):
+        return "not valid Unicode: a lone surrogate"
     if not answer.strip():
         return f"no text: column {columns.text!r} or {columns.answer!r} is empty or missing"
     label = -1
     if config.model.task == "classification":
         name = values.get(columns.label)
         if str(name) not in config.model.labels:
-            return f"label outside the set: {name!r} is none of {', '.join(config.model.labels)} (model.labels)"
+            return (
+                f"label outside the set: {name!r} is none of {', '.join(config.model.labels)} (model.labels)"
+            )
         label = config.model.labels.index(str(name))
     return Record(identifier, subject, prompt, answer, label)
 
 
+def _is_unicode(*texts: str) -> bool:
+    try:
+        return all(text.encode() is not None for text in texts)
+    except UnicodeEncodeError:
+        return False
+
+
 def _keyed_order(records: list[Record], key: bytes) -> list[Record]:
     return sorted(records, key=lambda record: derive(key, record.id))
+
+
+def _point(key: bytes, record: Record) -> float:
+    """A record's own uniform number in [0, 1), in the order of :func:`_keyed_order`."""
+    return int.from_bytes(derive(key, record.id)[:8], "big") / 2**64
 
 
 def _dirichlet_share(config: Config, records: list[Record], organization: str) -> list[bool]:
@@ -164,7 +223,6 @@ def _dirichlet_share(config: Config, records: list[Record], organization: str) -
     key = derive(config.run.key, "dirichlet-record")
     mine = []
     for record in records:
-        point = int.from_bytes(derive(key, record.id)[:8], "big") / 2**64
-        owner = min(int((shares[record.label] < point).sum()), len(names) - 1)
+        owner = min(int((shares[record.label] < _point(key, record)).sum()), len(names) - 1)
         mine.append(names[owner] == organization)
     return mine

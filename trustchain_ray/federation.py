@@ -13,7 +13,7 @@ from ledger.canonical import sha256_hex
 from ledger.events import make_event
 from ledger.identity import COORDINATOR, load_or_create, public_document
 from trustchain_ray import forms
-from trustchain_ray.adapter import Layout, Tensors, digest, load_tensors, save_tensors
+from trustchain_ray.adapter import Layout, Tensors, digest, load_tensors, save_tensors, serialise
 from trustchain_ray.checks import Refused, check_update
 from trustchain_ray.cohorts import cohorts_of
 from trustchain_ray.config import Config
@@ -66,8 +66,8 @@ class Federation:
     def start(self) -> None:
         """Start organizations and ledger, agree on the manifest, load the last finished round."""
         self.base = self._base()
-        self.members = {m.name: m for m in start_members(self.config, self.id, self.base, self.names)}
-        self.registrations = self._gather("register")
+        self.members = {m.name: m for m in start_members(self.config, self.id, self.names)}
+        self.registrations = self._gather("register", self.base)
         self.keys = {r["document"]["key_id"]: r["document"]["public_key"] for r in self.registrations.values()}
         shapes = next(iter(self.registrations.values()))["worker"]["shapes"]
         self._agree(shapes)
@@ -77,6 +77,7 @@ class Federation:
             rates={n: {c: float(q) for c, q in r.items()} for n, r in self.manifest["sampling_rates"].items()},
             shapes=shapes,
             fresh=Packed.of(self.fresh),
+            base=self.base,
         )
         self.terms_ref = [ray.put(self.terms)]
         self.ledger = RemoteLedger.options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote(
@@ -165,7 +166,7 @@ class Federation:
             self.writer.close()
 
     def _base(self) -> Any:
-        """A model's name, or the files of a base made from the config (in a task: the driver needs no torch)."""
+        """A model's name, or a reference to the files of a base made from the config (in a task: no torch here)."""
         if self.config.model.base != "made":
             return self.config.model.base
         folder = self.run.path / "base"
@@ -174,7 +175,7 @@ class Federation:
             files = ray.get(_make_base.remote(self.config))
             for name in sorted(files, key=lambda n: n == "config.json"):  # config.json last: it marks the whole
                 self.run.write(f"base/{name}", files[name])
-        return ray.put({path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()})
+        return [ray.put({path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()})]
 
     def _agree(self, shapes: dict[str, tuple[int, ...]]) -> None:
         """Frozen and initial tensors, and the manifest: made once, afterwards only compared."""
@@ -268,7 +269,7 @@ class Federation:
                 )
             except Refused as refused:
                 body = {"round": number, "organization": reply.organization, "cohort": update.cohort, "reason": str(refused)}
-                events.append(self._event("REFUSED", body))
+                events.append(self._event("REFUSED", {**body, "update": digest(update.update.tensors())}))
                 self.progress(f"  refused an update of {reply.organization}: {refused}")
             else:
                 cohort.accepted[reply.organization] = update
@@ -306,6 +307,7 @@ class Federation:
             "inputs": inputs,
             "adapter": digest(self.states[name]),
             "file": adapter_file(number, name),
+            "file_sha256": sha256_hex(serialise(self.states[name])),
         }
 
     def _close_round(
@@ -377,6 +379,7 @@ class Federation:
             try:
                 answers[name] = ray.get(ref)
             except (RayActorError, RayTaskError) as error:
+                ray.wait(list(refs.values()), num_returns=len(refs), timeout=30)  # let the others end quietly
                 raise TrustChainError(f"organization {name!r}: {_reason(error)}") from None
         return answers
 

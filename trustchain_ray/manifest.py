@@ -1,4 +1,4 @@
-"""The manifest: what everybody agreed on before round 1. Replays are functions of it, the records and the key."""
+"""The manifest: what everybody agreed on before round 1. A replay is a function of it, records and key."""
 
 from typing import Any
 
@@ -26,14 +26,17 @@ def build_manifest(
     Raises
     ------
     TrustChainError
-        The organizations' workers differ in base model, adapter shapes or hardware class.
+        The organizations' workers differ in base model or adapter shapes. (They may differ in hardware class:
+        `environments` says which each has.)
     """
     first = next(iter(registrations.values()))["worker"]
     for name, registration in registrations.items():
         worker = registration["worker"]
         for part, what in (("base", "base model"), ("shapes", "adapter shapes")):
             if worker[part] != first[part]:
-                raise TrustChainError(f"organization {name!r} has another {what} than the first one: {worker[part]}")
+                raise TrustChainError(
+                    f"organization {name!r} has another {what} than the first one: {worker[part]}"
+                )
     federation, training, lora = config.federation, config.training, config.model.lora
     return {
         "version": __version__,

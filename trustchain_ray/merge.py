@@ -45,8 +45,8 @@ def weighted_sum(
     total = sum(reduced)
     if total * LIMIT * 2**FRACTION_BITS >= 2**53:
         raise TrustChainError(
-            f"the weights of a merge add up to {total}: more than {int(2**53 / (LIMIT * 2**FRACTION_BITS))} is not "
-            "exact in fixed point; set federation.weights=equal"
+            f"the weights of a merge add up to {total}: {int(2**53 / (LIMIT * 2**FRACTION_BITS))} or more is not exact "
+            "in fixed point; set federation.weights=equal"
         )
     size = terms[0].size
     result = np.zeros(size, np.float64)
@@ -78,7 +78,7 @@ def weighted_sum(
 def apply_step(
     base: np.ndarray, terms: Sequence[np.ndarray], weights: Sequence[int], step: float, threads: int = 1
 ) -> np.ndarray:
-    """``base + step * weighted mean of terms`` as float32, shape ``(n,)``; bit-equal in any order of the terms."""
+    """``base + step * weighted mean of terms``, float32 ``(n,)``; bit-equal in any order of the terms."""
     total, weight = weighted_sum(terms, weights, threads)
     total *= step / (weight * 2**FRACTION_BITS)
     total += base

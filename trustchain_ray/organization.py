@@ -1,6 +1,7 @@
 """An organization: its identity, its records, its decisions and its workers. Records never leave it."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -34,6 +35,7 @@ class Terms:
     rates: dict[str, dict[str, float]]  # organization -> cohort -> sampling rate
     shapes: dict[str, tuple[int, ...]]
     fresh: Packed
+    base: Any  # the base model: a name, or a reference to its files in a list
 
 
 @dataclass(frozen=True)
@@ -73,25 +75,30 @@ class Organization:
 
     Parameters
     ----------
-    worker : the shared worker of a pool, or None for a worker group of its own.
+    shared : gives the shared worker of a pool for a base; None: a worker group of its own.
     holdings : records, where they are already read; else they are loaded from the configured source.
     """
 
     def __init__(
-        self, config: Config, name: str, run: str, base: Any, worker: Worker | None = None, holdings: Holdings | None = None
+        self,
+        config: Config,
+        name: str,
+        run: str,
+        shared: Callable[[Any], Worker] | None = None,
+        holdings: Holdings | None = None,
     ) -> None:
         self.config, self.name, self.run = config, name, run
         self.identity = load_or_create(name, keystore(config))
         self.holdings = holdings or load_holdings(config, name)
         self.form = forms.get(config.model.lora.form)
-        self.group: Any = LocalGroup(worker) if worker else WorkerGroup(config, base, f"{run}/{name}")
-        self._remember("set_rows", name, "train", self.holdings.train)
-        self._remember("set_rows", name, "test", self.holdings.test)
+        self.shared = shared
+        self.group: Any = None
         self.terms: Terms | None = None
         self.plans: dict[str, list[list[int]]] = {}
 
-    def register(self) -> dict[str, Any]:
-        """What the coordinator learns of an organization: its key, counts, and how its workers are made."""
+    def register(self, base: Any) -> dict[str, Any]:
+        """Start the workers; what the coordinator learns: the public key, counts, and how the workers are made."""
+        self._start_workers(base)
         federation = self.config.federation
         document = public_document(self.identity)
         return {
@@ -245,6 +252,7 @@ class Organization:
         """Read the terms once; the shared frozen factors go to the workers."""
         if self.terms is None:
             self.terms = ray.get(terms[0])
+            self._start_workers(self.terms.base)
             self._remember("freeze", self.terms.fresh)
         return self.terms
 
@@ -252,6 +260,16 @@ class Organization:
     def _agreed(self) -> Terms:
         assert self.terms is not None
         return self.terms
+
+    def _start_workers(self, base: Any) -> None:
+        """Once: a worker group of its own, or the pool's worker; this organization's records go there."""
+        if self.group is None:
+            if self.shared is not None:
+                self.group = LocalGroup(self.shared(base))
+            else:
+                self.group = WorkerGroup(self.config, base, f"{self.run}/{self.name}")
+            self._remember("set_rows", self.name, "train", self.holdings.train)
+            self._remember("set_rows", self.name, "test", self.holdings.test)
 
     def _remember(self, method: str, *args: Any) -> None:
         """Set workers up; a rebuilt group is set up again the same way."""

@@ -16,21 +16,27 @@ class Pool:
     All of them share its process: pooled mode simulates a federation, it isolates nobody.
     """
 
-    def __init__(self, config: Config, run: str, base: Any) -> None:
-        self.config, self.run, self.worker = config, run, Worker(config, base)
+    def __init__(self, config: Config, run: str) -> None:
+        self.config, self.run = config, run
+        self.worker: Worker | None = None
         self.organizations: dict[str, Organization] = {}
 
     def call(self, name: str, method: str, *args: Any) -> Any:
         """Call a method of one of the organizations; it is made at its first call."""
         if name not in self.organizations:
-            self.organizations[name] = Organization(self.config, name, self.run, None, self.worker)
+            self.organizations[name] = Organization(self.config, name, self.run, self._shared)
         return getattr(self.organizations[name], method)(*args)
 
     def centralised(self, names: list[str], terms: list[Any], steps: int) -> dict[str, Any]:
         """Baseline: one learner on the records of all organizations; metrics on each organization's test records."""
         everything, tests = join_holdings(self.config, names)
-        learner = Organization(self.config, "centralised", self.run, None, self.worker, everything)
+        learner = Organization(self.config, "centralised", self.run, self._shared, everything)
         return learner.centralised(terms, steps, tests)
+
+    def _shared(self, base: Any) -> Worker:
+        if self.worker is None:
+            self.worker = Worker(self.config, base)
+        return self.worker
 
 
 RemotePool = ray.remote(Pool)
@@ -49,20 +55,20 @@ class Member:
         return getattr(self.actor, method).remote(*args)
 
 
-def start_members(config: Config, run: str, base: Any, names: list[str]) -> list[Member]:
-    """Start all organizations; `base` is a model name or the files of a made base."""
+def start_members(config: Config, run: str, names: list[str]) -> list[Member]:
+    """Start all organizations, each in an actor of its own or spread over the pool's workers."""
     resources = config.resources
     retries = {"max_restarts": resources.max_restarts, "max_task_retries": resources.max_restarts}
     if resources.mode == "pooled":
         options = {"num_cpus": resources.cpus_per_worker, "num_gpus": resources.gpus_per_worker, **retries}
         environment = {"env_vars": {"OMP_NUM_THREADS": str(config.training.threads), "TOKENIZERS_PARALLELISM": "false"}}
         count = min(resources.workers, len(names))
-        pools = [RemotePool.options(runtime_env=environment, **options).remote(config, run, base) for _ in range(count)]
+        pools = [RemotePool.options(runtime_env=environment, **options).remote(config, run) for _ in range(count)]
         return [Member(name, pools[i % count], True) for i, name in enumerate(names)]
     members = []
     for name in names:
         options = {"num_cpus": 0, **retries}
         if resources.pin_organizations:
             options["resources"] = {f"org_{name}": 0.001}
-        members.append(Member(name, RemoteOrganization.options(**options).remote(config, name, run, base), False))
+        members.append(Member(name, RemoteOrganization.options(**options).remote(config, name, run), False))
     return members

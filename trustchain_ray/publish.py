@@ -59,7 +59,7 @@ def publish(config: Config, run: RunDirectory, tensors: Tensors, scale: float, f
 
 
 def _one_rank(tensors: Tensors) -> tuple[Tensors, int]:
-    """All layers at the largest rank among them: PEFT knows one `r`, rows and columns of zeros change nothing."""
+    """All layers at the largest rank among them: PEFT knows one `r`, and rows of zeros change nothing."""
     rank = max(t.shape[0] for name, t in tensors.items() if name.endswith(LORA_A))
     out = dict(tensors)
     for layer in layers(tensors):
@@ -71,9 +71,11 @@ def _one_rank(tensors: Tensors) -> tuple[Tensors, int]:
 
 
 def _card(config: Config, form: str) -> str:
-    labels = f"\nLabels, in the order of the class indices: {', '.join(config.model.labels)}.\n" if config.model.labels else ""
+    names = ", ".join(config.model.labels)
+    labels = f"\nLabels, in the order of the class indices: {names}.\n" if names else ""
     return (
-        f"# {config.run.name}\n\nA LoRA adapter (form `{form}`) trained by a federation of organizations; the log of the run "
-        f"says from what.\n{labels}\n"
-        "```python\nfrom peft import PeftModel\nmodel = PeftModel.from_pretrained(base_model, this_folder)\n```\n"
+        f"# {config.run.name}\n\nA LoRA adapter (form `{form}`) trained by a federation of organizations; "
+        f"the log of the run says from what.\n{labels}\n"
+        "```python\nfrom peft import PeftModel\n"
+        "model = PeftModel.from_pretrained(base_model, this_folder)\n```\n"
     )

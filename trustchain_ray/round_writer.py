@@ -27,7 +27,7 @@ def adapter_file(number: int, cohort: str) -> str:
 
 
 class RoundWriter:
-    """A thread that makes rounds durable: adapters first, `round.json` last; then the events go to the log."""
+    """A thread that makes rounds durable: adapters first, `round.json` last; then events go to the log."""
 
     def __init__(self, run: RunDirectory, keep: int, submit: Callable[[FinishedRound, bytes], None]) -> None:
         self.run, self.keep, self.submit = run, keep, submit
@@ -70,7 +70,15 @@ class RoundWriter:
         data = self.run.write_json(f"rounds/{finished.number:04d}/round.json", content)
         self.run.append_metrics({"round": finished.number, **finished.metrics})
         self.submit(finished, data)
-        old = finished.number - self.keep
-        if self.keep and old >= 1:
-            for path in self.run.round_folder(old).glob("*.safetensors"):
-                path.unlink()
+        if self.keep:
+            self._prune(finished.number - self.keep)
+
+    def _prune(self, last: int) -> None:
+        """Remove the adapters of rounds up to `last`, also of those that a crash has left behind."""
+        for number in range(last, 0, -1):
+            files = list(self.run.round_folder(number).glob("*.safetensors"))
+            if not files:
+                return
+            for path in files:
+                with explain_writes(path):
+                    path.unlink()

@@ -13,7 +13,7 @@ PAD_MULTIPLE = 8
 
 @dataclass(frozen=True)
 class TokenRow:
-    """Tokens of a record, int32 ``(length,)``; the loss is on tokens from `answer_start` on, or on `label`."""
+    """Tokens of a record, int32 ``(length,)``; the loss is on those from `answer_start` on, or on `label`."""
 
     tokens: np.ndarray
     answer_start: int
@@ -35,7 +35,8 @@ def encode(records: Sequence[Record], tokenizer: Any, task: str, max_length: int
             continue
         begin = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
         prompt = tokenizer(record.prompt, add_special_tokens=False)["input_ids"] if record.prompt else []
-        answer = tokenizer(record.answer, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
+        end = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
+        answer = tokenizer(record.answer, add_special_tokens=False)["input_ids"] + end
         answer = answer[: max_length - len(begin) - 1]
         prompt = prompt[max(0, len(prompt) + len(answer) + len(begin) - max_length) :]
         tokens = begin + prompt + answer
@@ -45,8 +46,8 @@ def encode(records: Sequence[Record], tokenizer: Any, task: str, max_length: int
 
 @dataclass(frozen=True)
 class Batch:
-    """Padded arrays of a forward pass: `tokens`, `mask` and, for a causal model, `targets` int64 ``(rows, length)``
-    (-100 where there is no loss); `labels` int64 ``(rows,)`` for a classification."""
+    """Padded arrays of a forward pass: `tokens`, `mask` and, for a causal model, `targets`, int64
+    ``(rows, length)`` (-100 where there is no loss); `labels` int64 ``(rows,)`` for a classification."""
 
     tokens: np.ndarray
     mask: np.ndarray

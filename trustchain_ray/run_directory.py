@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ledger.canonical import canonical_json, parse_canonical, write_atomic
+from ledger.errors import LedgerError
 from trustchain_ray.errors import TrustChainError, UsageError
 
 
@@ -40,7 +41,9 @@ class RunDirectory:
             It exists and holds something.
         """
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise UsageError(f"{path} exists already; go on with it by --resume {path}, or choose another --run")
+            raise UsageError(
+                f"{path} exists already; go on with it by --resume {path}, or choose another --run"
+            )
         with explain_writes(path):
             (path / "rounds").mkdir(parents=True)
         run = cls(path)
@@ -58,15 +61,19 @@ class RunDirectory:
 
     def lock(self) -> None:
         """Take the run for this process; the operating system gives it back when the process ends."""
-        handle = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        with explain_writes(self.path / ".lock"):
+            handle = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             owner = os.pread(handle, 20, 0).decode(errors="replace").strip()
             os.close(handle)
-            raise TrustChainError(f"{self.path} is in use by process {owner or '?'}; wait for it, or stop it first") from None
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, str(os.getpid()).encode(), 0)
+            raise TrustChainError(
+                f"{self.path} is in use by process {owner or '?'}; wait for it, or stop it first"
+            ) from None
+        with explain_writes(self.path / ".lock"):
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, str(os.getpid()).encode(), 0)
         self._lock = handle
 
     def unlock(self) -> None:
@@ -79,8 +86,8 @@ class RunDirectory:
 
     def finished_rounds(self) -> list[int]:
         """Numbers of the rounds that were written whole, sorted."""
-        folder = self.path / "rounds"
-        return sorted(int(p.parent.name) for p in folder.glob("[0-9][0-9][0-9][0-9]*/round.json"))
+        folders = (p.parent.name for p in self.path.glob("rounds/[0-9][0-9][0-9][0-9]*/round.json"))
+        return sorted(int(name) for name in folders if name.isdecimal())
 
     def write(self, name: str, data: bytes) -> None:
         """Write one file whole or not at all."""
@@ -119,9 +126,13 @@ def explain_writes(path: Path) -> Iterator[None]:
     """Turn an operating-system error of a write into one clear message."""
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except (OSError, LedgerError) as error:
+        cause = error if isinstance(error, OSError) else error.__context__  # of `write_atomic`
+        if not isinstance(cause, OSError):
+            raise
+        if cause.errno in (errno.ENOSPC, errno.EDQUOT):
             raise TrustChainError(
-                f"the disk is full: {path} was not written. Finished rounds are safe; free some space, then go on with --resume"
+                f"the disk is full: {path} was not written. Finished rounds are safe; free some space, "
+                "then go on with --resume"
             ) from None
-        raise TrustChainError(f"{path} cannot be written: {error.strerror or error}") from None
+        raise TrustChainError(f"{path} cannot be written: {cause.strerror or cause}") from None

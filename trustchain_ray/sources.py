@@ -1,9 +1,12 @@
-"""Rows of a source: JSONL, CSV, Parquet (plain, .gz or .xz) and Hugging Face data sets."""
+"""Rows of a source: JSONL, CSV, TSV, Parquet (plain, .gz or .xz) and Hugging Face data sets."""
 
 import csv
 import gzip
+import io
+import itertools
 import json
 import lzma
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,7 +39,9 @@ def read_rows(source: str) -> Iterator[Row]:
         return
     path = Path(source)
     if not path.is_file():
-        raise TrustChainError(f"there is no data file {source}; look at the data section of the configuration")
+        raise TrustChainError(
+            f"there is no data file {source}; look at the data section of the configuration"
+        )
     kind = path.with_suffix("").suffix if path.suffix in (".gz", ".xz") else path.suffix
     try:
         if kind in (".jsonl", ".ndjson"):
@@ -46,14 +51,21 @@ def read_rows(source: str) -> Iterator[Row]:
         elif kind == ".parquet":
             yield from _parquet(path)
         else:
-            raise TrustChainError(f"{source}: unknown kind {kind!r}; use .jsonl, .csv, .tsv, .parquet or hf:...")
-    except (OSError, lzma.LZMAError, EOFError) as error:
+            raise TrustChainError(
+                f"{source}: unknown kind {kind!r}; use .jsonl, .csv, .tsv, .parquet or hf:..."
+            )
+    except (OSError, lzma.LZMAError, zlib.error, EOFError) as error:
         raise TrustChainError(f"{source} cannot be read: {error}") from None
 
 
 def _open(path: Path, **options: Any) -> IO[Any]:
     opener: Any = {".gz": gzip.open, ".xz": lzma.open}.get(path.suffix, open)
     return opener(path, **options)  # type: ignore[no-any-return]
+
+
+def _decompressed(path: Path) -> bytes:
+    with _open(path, mode="rb") as file:
+        return bytes(file.read())
 
 
 def _jsonl(path: Path) -> Iterator[Row]:
@@ -64,7 +76,9 @@ def _jsonl(path: Path) -> Iterator[Row]:
                 continue
             try:
                 values = json.loads(line)
-            except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            except UnicodeDecodeError as error:
+                row.problem = f"not valid UTF-8: {error}"
+            except (ValueError, RecursionError) as error:  # also too many digits or brackets
                 row.problem = f"not valid JSON: {error}"
             else:
                 if isinstance(values, dict):
@@ -75,13 +89,21 @@ def _jsonl(path: Path) -> Iterator[Row]:
 
 
 def _csv(path: Path, delimiter: str) -> Iterator[Row]:
-    with _open(path, mode="rt", encoding="utf-8", newline="", errors="replace") as text:
-        reader = csv.DictReader(text, delimiter=delimiter)
-        for number, values in enumerate(reader, 1):
+    with _open(path, mode="rt", encoding="utf-8-sig", newline="", errors="surrogateescape") as text:
+        # strict: else a quote that nobody closes swallows the rest of the file without a word
+        reader = csv.DictReader(text, delimiter=delimiter, strict=True)
+        for number in itertools.count(1):
+            try:
+                values = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                yield Row(f"{path}:{reader.line_num}", number, problem=f"not valid CSV: {error}")
+                continue
             row = Row(f"{path}:{reader.line_num}", number, values)
             if None in values or None in values.values():
                 row.problem = f"wrong number of columns: the header has {len(reader.fieldnames or ())}"
-            elif any("�" in str(value) for value in values.values()):
+            elif any("\udc80" <= letter <= "\udcff" for value in values.values() for letter in value):
                 row.problem = "not valid UTF-8"
             yield row
 
@@ -92,10 +114,11 @@ def _parquet(path: Path) -> Iterator[Row]:
 
     number = 0
     try:
-        for batch in pyarrow.parquet.ParquetFile(path).iter_batches():
-            for values in batch.to_pylist():
-                number += 1
-                yield Row(f"{path} row {number}", number, values)
+        with path.open("rb") if path.suffix == ".parquet" else io.BytesIO(_decompressed(path)) as file:
+            for batch in pyarrow.parquet.ParquetFile(file).iter_batches():
+                for values in batch.to_pylist():
+                    number += 1
+                    yield Row(f"{path} row {number}", number, values)
     except pyarrow.ArrowException as error:
         raise TrustChainError(f"{path} is not a readable Parquet file: {error}") from None
 
@@ -104,7 +127,9 @@ def _hugging_face(name: str) -> Iterator[Row]:
     try:
         import datasets
     except ImportError:
-        raise TrustChainError(f"hf:{name}: install the data set library with `pip install trustchain-ray[datasets]`") from None
+        raise TrustChainError(
+            f"hf:{name}: install the data set library with `pip install trustchain-ray[datasets]`"
+        ) from None
     path, colon, split = name.rpartition(":")
     if not colon:
         path, split = name, "train"

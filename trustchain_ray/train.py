@@ -14,7 +14,7 @@ from trustchain_ray.compare import centralised, isolated, mean_scores, personali
 from trustchain_ray.config import Config
 from trustchain_ray.config_files import load_config, to_yaml
 from trustchain_ray.data import organization_names
-from trustchain_ray.engines.base import Metrics
+from trustchain_ray.metrics import Metrics
 from trustchain_ray.errors import TrustChainError
 from trustchain_ray.federation import Federation
 from trustchain_ray.publish import publish

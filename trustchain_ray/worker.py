@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import ray
 
 from trustchain_ray import forms
 from trustchain_ray.adapter import Layout, Tensors
@@ -51,7 +52,7 @@ class Worker:
         from trustchain_ray.models import base_digest, unpack_base
 
         self.config, self.rank = config, rank
-        folder = base if isinstance(base, str) else unpack_base(base)
+        folder = base if isinstance(base, str) else unpack_base(ray.get(base[0]))
         device = "cuda:0" if torch.cuda.is_available() and config.resources.gpus_per_worker > 0 else "cpu"
         self.engine = engines.make(config, folder, device, rank=rank, world_size=world_size)
         self.form = forms.get(config.model.lora.form)

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from fake_run import FakeRun, whole_run
 
+from ledger.log import SqliteLog
+
 
 @pytest.fixture(scope="session")
 def sealed(tmp_path_factory: pytest.TempPathFactory) -> FakeRun:
@@ -26,8 +28,8 @@ def run_dir(sealed: FakeRun, tmp_path: Path) -> Path:
 def killed_after() -> Callable[[Callable[[], None], int], bool]:
     """Run something in a forked process that dies just before its n-th write to a disk.
 
-    Returns whether it died: False means that it came to its end first. Writes are everything that changes a file
-    durably: fsync, pwrite, replace, link, unlink, truncate.
+    Returns whether it died: False means that it came to its end first. Writes are fsync, pwrite, replace,
+    link, unlink and ftruncate, and a transaction of the log.
     """
 
     def fork(action: Callable[[], None], step: int) -> bool:
@@ -53,8 +55,8 @@ DIED = 77
 def _die_before(step: int) -> None:
     count = 0
 
-    def wrap(name: str) -> None:
-        real = getattr(os, name)
+    def wrap(owner: object, name: str) -> None:
+        real = getattr(owner, name)
 
         def call(*args: object, **kwargs: object) -> object:
             nonlocal count
@@ -65,7 +67,8 @@ def _die_before(step: int) -> None:
             count += 1
             return real(*args, **kwargs)
 
-        setattr(os, name, call)
+        setattr(owner, name, call)
 
     for name in ("fsync", "pwrite", "replace", "link", "unlink", "ftruncate"):
-        wrap(name)
+        wrap(os, name)
+    wrap(SqliteLog, "append")

@@ -61,7 +61,7 @@ def test_a_forged_event_is_refused(bank, clinic):
     content = parse_canonical(base64.b64decode(envelope["payload"]))
     content["body"]["effort"] = "0"
     forged = {**envelope, "payload": base64.b64encode(canonical_json(content)).decode()}
-    with pytest.raises(LedgerError, match="DECISION of bank: .*does not hold"):
+    with pytest.raises(LedgerError, match=r"DECISION of bank: .*does not hold"):
         ev.read_event(forged, keys)
     with pytest.raises(LedgerError, match="not registered"):
         ev.read_event(decision(clinic), keys)
@@ -106,8 +106,8 @@ def test_merge_and_release_are_checked_inside(tmp_path):
     ):
         with pytest.raises(LedgerError, match="every input"):
             ev.make_event(coordinator, RUN, ev.MERGE, {**merge, "inputs": inputs})
+    body = {"model_digest": D, "files": {"a": "b"}, "adapters": {}}
     with pytest.raises(LedgerError, match="files"):
-        body = {"model_digest": D, "files": {"a": "b"}, "adapters": {}}
         ev.make_event(coordinator, RUN, ev.MODEL_RELEASE, body)
 
 

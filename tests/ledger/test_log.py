@@ -92,7 +92,7 @@ def test_the_same_statement_twice_is_one_event(log, bank):
 
 def test_a_key_with_another_body_is_refused(log, bank, clinic):
     log.append_batch([register(bank), register(clinic), decision(bank, 1, key="round-1")])
-    with pytest.raises(LedgerError, match="DECISION of bank: key 'round-1' is in the log .event 2."):
+    with pytest.raises(LedgerError, match=r"DECISION of bank: key 'round-1' is in the log \(event 2\)"):
         log.append_batch([decision(bank, 2), decision(bank, 1, key="round-1", effort="0")])
     with pytest.raises(LedgerError, match="key 'twice'"):
         log.append_batch([decision(bank, 1, key="twice"), decision(bank, 2, key="twice")])
@@ -130,7 +130,7 @@ def test_a_log_belongs_to_one_run(tmp_path, bank):
     log = SqliteLog(tmp_path / "log.sqlite")
     log.append_batch([register(bank)])
     log.close()
-    with pytest.raises(LedgerError, match="log.sqlite: REGISTER of bank: belongs to run"):
+    with pytest.raises(LedgerError, match=r"log\.sqlite: REGISTER of bank: belongs to run"):
         SqliteLog(tmp_path / "log.sqlite", "another run")
 
 
@@ -175,7 +175,7 @@ def test_other_files_are_refused(tmp_path):
         SqliteLog(path, read_only=True)
     path.write_bytes(b"x" * 5000)
     for read_only in (True, False):
-        with pytest.raises(LedgerError, match="log.sqlite: not a readable log"):
+        with pytest.raises(LedgerError, match=r"log\.sqlite: not a readable log"):
             SqliteLog(path, read_only=read_only)
     path.unlink()
     other = sqlite3.connect(path)

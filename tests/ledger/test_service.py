@@ -202,6 +202,9 @@ def test_the_seal_closes_and_opening_takes_it_off(sealed, tmp_path):
     with pytest.raises(LedgerError, match="closed"):
         sealed.service.pump()
     assert not (run_dir / "ledger" / "outbox.log").exists()
+    with pytest.raises(LedgerError, match="belongs to run"):
+        LedgerService(run_dir, "another run", sealed.coordinator)
+    assert verify_run(run_dir).ok
     chain = EmbeddedEvm(run_dir / "ledger" / "chain")
     service = LedgerService(run_dir, RUN, sealed.coordinator, chain)
     assert not (run_dir / "ledger" / "seal.json").exists()

@@ -1,7 +1,6 @@
 """What an engine is, and what both engines share: the loss, evaluation, and the adapter's tensors."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,28 +9,8 @@ import torch.nn.functional as functional
 from peft import get_peft_model_state_dict
 
 from trustchain_ray.adapter import LORA_A, LORA_B, Tensors
+from trustchain_ray.metrics import Metrics
 from trustchain_ray.rows import TokenRow, collate
-
-
-@dataclass
-class Metrics:
-    """Sums over records: `loss` of mean-token negative log-likelihoods (nats), `correct` records (the class, or
-    every token of the answer), `tokens` and `correct_tokens` of answers, per-record losses float32 ``(records,)``."""
-
-    records: int = 0
-    loss: float = 0.0
-    correct: int = 0
-    tokens: int = 0
-    correct_tokens: int = 0
-
-    def summary(self) -> dict[str, float]:
-        """Means: `accuracy`, `loss` and, for texts, `token_accuracy`."""
-        if not self.records:
-            return {}
-        out = {"accuracy": self.correct / self.records, "loss": self.loss / self.records}
-        if self.tokens:
-            out["token_accuracy"] = self.correct_tokens / self.tokens
-        return out
 
 
 class Engine(Protocol):
@@ -81,6 +60,13 @@ class AdapterModel:
         self.parameters: dict[str, torch.nn.Parameter] = {n: by_pointer[t.data_ptr()] for n, t in names.items()}
         for name, parameter in self.parameters.items():
             parameter.requires_grad_(trains_a or not name.endswith(LORA_A))
+        # Taken now: ZeRO-3 leaves parameters empty between forward passes.
+        self.sizes = {name: tuple(parameter.shape) for name, parameter in self.parameters.items()}
+        self.head: Tensors = {
+            name: parameter.detach().float().cpu().numpy().copy()
+            for name, parameter in self.parameters.items()
+            if not name.endswith((LORA_A, LORA_B))
+        }
         self.lora = {n.removesuffix(LORA_B): _module(model, p) for n, p in self.parameters.items() if n.endswith(LORA_B)}
         self.originals: dict[str, torch.Tensor] = {}
 
@@ -90,14 +76,10 @@ class AdapterModel:
         return [self.parameters[name] for name in names if self.parameters[name].requires_grad]
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        return {name: tuple(parameter.shape) for name, parameter in self.parameters.items()}
+        return self.sizes
 
     def fresh_head(self) -> Tensors:
-        return {
-            name: parameter.detach().float().cpu().numpy().copy()
-            for name, parameter in self.parameters.items()
-            if not name.endswith((LORA_A, LORA_B))
-        }
+        return self.head
 
     def set_scale(self, alpha: float, tensors: Tensors) -> None:
         """alpha / rank of the tensors that are being loaded, whatever rank the model was built with."""
@@ -107,15 +89,21 @@ class AdapterModel:
 
     def add_residual(self, residual: Tensors) -> None:
         """Base weights = original + B A, always made anew from the original."""
-        for layer, module in self.lora.items():
-            weight = module.base_layer.weight
-            original = self.originals.setdefault(layer, weight.detach().clone())
-            product = torch.from_numpy(residual[layer + LORA_B]) @ torch.from_numpy(residual[layer + LORA_A])
-            weight.data.copy_((original.float() + product.to(weight.device)).to(weight.dtype))
+        for layer in self.lora:
+            self.add_residual_to(layer, residual)
+
+    def add_residual_to(self, layer: str, residual: Tensors) -> None:
+        """One layer of :meth:`add_residual`; the original is kept in host memory, which is less scarce."""
+        weight = self.lora[layer].base_layer.weight
+        if layer not in self.originals:
+            self.originals[layer] = weight.detach().to("cpu", copy=True)
+        original = self.originals[layer].to(weight.device)
+        product = torch.from_numpy(residual[layer + LORA_B]) @ torch.from_numpy(residual[layer + LORA_A])
+        weight.data.copy_((original.float() + product.to(weight.device)).to(weight.dtype))
 
     def padded(self, name: str, tensor: np.ndarray) -> torch.Tensor:
         """A tensor of a lower rank filled up with zeros, which stay zero in training."""
-        shape = tuple(self.parameters[name].shape)
+        shape = self.sizes[name]
         if tensor.shape != shape:
             full = np.zeros(shape, np.float32)
             full[tuple(slice(0, size) for size in tensor.shape)] = tensor

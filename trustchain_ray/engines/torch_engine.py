@@ -8,7 +8,8 @@ import torch
 from trustchain_ray import forms
 from trustchain_ray.adapter import Tensors
 from trustchain_ray.config import Config
-from trustchain_ray.engines.base import AdapterModel, Metrics
+from trustchain_ray.engines.base import AdapterModel
+from trustchain_ray.metrics import Metrics
 from trustchain_ray.models import load_model, load_tokenizer
 from trustchain_ray.rows import TokenRow
 

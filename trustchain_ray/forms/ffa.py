@@ -27,7 +27,9 @@ def update(begun: Tensors, trained: Tensors) -> Tensors:
     return {name: trained[name] - begun[name] for name in begun}
 
 
-def merge(state: Tensors, updates: Sequence[Tensors], weights: Sequence[int], step: float, alpha: float) -> Tensors:
+def merge(
+    state: Tensors, updates: Sequence[Tensors], weights: Sequence[int], step: float, alpha: float
+) -> Tensors:
     """The cohort's next state: ``state + step * weighted mean(updates)``, on fixed point."""
     layout = Layout.of(state)
     buffers = [layout.pack(u) for u in updates]
@@ -35,7 +37,7 @@ def merge(state: Tensors, updates: Sequence[Tensors], weights: Sequence[int], st
 
 
 def merge_cohorts(begin: Tensors, states: Sequence[Tensors], weights: Sequence[int], scale: float) -> Tensors:
-    """The model: ``begin + scale * weighted mean(states - begin)``; one cohort at scale 1 is the model itself."""
+    """The model: ``begin + scale * weighted mean(states - begin)``; one cohort at scale 1 is the model."""
     if len(states) == 1 and scale == 1.0:
         return states[0]
     return merge(begin, [update(begin, state) for state in states], weights, scale, 1.0)

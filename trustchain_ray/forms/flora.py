@@ -11,7 +11,7 @@ import numpy as np
 
 from trustchain_ray.adapter import LORA_A, LORA_B, Tensors, head, layers
 from trustchain_ray.forms import ffa, svd
-from trustchain_ray.forms.products import factor, scaled_by_rank, stack
+from trustchain_ray.forms.products import factor, full_rank, scaled_by_rank, stack
 
 TRAINS_A = True
 RESIDUAL = True
@@ -34,15 +34,15 @@ def start(state: Tensors, fresh: Tensors, alpha: float) -> Tensors:
     return {**fresh, **head(state)}
 
 
-def merge(state: Tensors, updates: Sequence[Tensors], weights: Sequence[int], step: float, alpha: float) -> Tensors:
+def merge(
+    state: Tensors, updates: Sequence[Tensors], weights: Sequence[int], step: float, alpha: float
+) -> Tensors:
     """``state + step * weighted mean(B A)``, exactly."""
     total = sum(weights)
     terms = [{n: t for n, t in state.items() if n.endswith((LORA_A, LORA_B))}]
     terms += [scaled_by_rank(u, alpha) for u in updates]
     stacked = stack(terms, [1.0] + [step * weight / total for weight in weights])
-    useful = max(min(stacked[n + LORA_B].shape[0], stacked[n + LORA_A].shape[1]) for n in layers(stacked))
-    rank = min(useful, next(stacked[n + LORA_A].shape[0] for n in layers(stacked)))
-    out = factor(stacked, rank)
+    out = factor(stacked, full_rank(stacked))
     if head(state):
         out |= ffa.merge(head(state), [head(u) for u in updates], weights, step, alpha)
     return out

@@ -14,11 +14,12 @@ from trustchain_ray.merge import FRACTION_BITS
 
 def on_grid(tensor: np.ndarray) -> np.ndarray:
     """Values rounded to the fixed-point grid of the merge, as float64."""
-    return np.rint(tensor.astype(np.float64) * 2**FRACTION_BITS) / 2**FRACTION_BITS
+    values = np.rint(tensor.astype(np.float64) * 2**FRACTION_BITS) / 2**FRACTION_BITS
+    return np.asarray(values, np.float64)
 
 
 def stack(terms: Sequence[Tensors], factors: Sequence[float]) -> Tensors:
-    """Factors of ``sum_i factors[i] * B_i A_i`` for every layer: [f1 B1 | f2 B2 | ...] and [A1 ; A2 ; ...]."""
+    """Factors of ``sum_i f_i * B_i A_i``, layer by layer: [f1 B1 | f2 B2 | ...] and [A1 ; A2 ; ...]."""
     stacked: Tensors = {}
     for layer in layers(terms[0]):
         stacked[layer + LORA_A] = np.concatenate([on_grid(t[layer + LORA_A]) for t in terms], 0)
@@ -26,6 +27,11 @@ def stack(terms: Sequence[Tensors], factors: Sequence[float]) -> Tensors:
             [on_grid(t[layer + LORA_B]) * f for t, f in zip(terms, factors, strict=True)], 1
         )
     return stacked
+
+
+def full_rank(stacked: Tensors) -> int:
+    """The rank at which no layer loses anything: :func:`factor` keeps no more rows than a layer can use."""
+    return max(stacked[layer + LORA_A].shape[0] for layer in layers(stacked))
 
 
 def factor(stacked: Tensors, rank: int) -> Tensors:
@@ -55,4 +61,3 @@ def scaled_by_rank(tensors: Tensors, alpha: float, *, undo: bool = False) -> Ten
         scale = alpha / tensors[layer + LORA_A].shape[0]
         out[layer + LORA_B] = (tensors[layer + LORA_B] * (1 / scale if undo else scale)).astype(np.float32)
     return out
-

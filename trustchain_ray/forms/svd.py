@@ -5,9 +5,11 @@ Members may have different ranks; a member of rank r starts from the r leading d
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from trustchain_ray.adapter import LORA_A, LORA_B, Tensors, head, layers
 from trustchain_ray.forms import ffa
-from trustchain_ray.forms.products import factor, scaled_by_rank, stack
+from trustchain_ray.forms.products import factor, full_rank, scaled_by_rank, stack
 
 TRAINS_A = True
 RESIDUAL = False
@@ -19,12 +21,16 @@ def initial(tensors: Tensors, rank: int) -> Tensors:
 
 
 def start(state: Tensors, fresh: Tensors, alpha: float) -> Tensors:
-    """The leading directions of the state, as many as the member's rank, in the member's scaling."""
+    """The leading directions of the state, as many as the member's rank, in the member's scaling.
+
+    A member of a larger rank than the state has fills up with fresh rows of A and zeros in B.
+    """
     out = dict(head(state))
     for layer in layers(fresh):
-        rank = fresh[layer + LORA_A].shape[0]
-        out[layer + LORA_A] = state[layer + LORA_A][:rank]
-        out[layer + LORA_B] = state[layer + LORA_B][:, :rank]
+        fresh_a, a, b = fresh[layer + LORA_A], state[layer + LORA_A], state[layer + LORA_B]
+        rank = fresh_a.shape[0]
+        out[layer + LORA_A] = np.concatenate([a[:rank], fresh_a[a.shape[0] :]])
+        out[layer + LORA_B] = np.pad(b[:, :rank], ((0, 0), (0, max(0, rank - b.shape[1]))))
     return scaled_by_rank(out, alpha, undo=True)
 
 
@@ -34,7 +40,9 @@ def update(begun: Tensors, trained: Tensors) -> Tensors:
     return {name: changed.get(name, tensor) for name, tensor in trained.items()}
 
 
-def merge(state: Tensors, updates: Sequence[Tensors], weights: Sequence[int], step: float, alpha: float) -> Tensors:
+def merge(
+    state: Tensors, updates: Sequence[Tensors], weights: Sequence[int], step: float, alpha: float
+) -> Tensors:
     """``(1 - step) * state + step * weighted mean(B A)``, cut to the rank of the state."""
     total = sum(weights)
     terms = [{n: t for n, t in state.items() if n.endswith((LORA_A, LORA_B))}]
@@ -53,8 +61,7 @@ def merge_cohorts(begin: Tensors, states: Sequence[Tensors], weights: Sequence[i
         return states[0]
     total = sum(weights)
     stacked = stack(states, [scale * weight / total for weight in weights])
-    shape = {layer: (stacked[layer + LORA_B].shape[0], stacked[layer + LORA_A].shape[1]) for layer in layers(stacked)}
-    out = factor(stacked, max(min(s) for s in shape.values()))
+    out = factor(stacked, full_rank(stacked))
     if head(begin):
         out |= ffa.merge_cohorts(head(begin), [head(s) for s in states], weights, scale)
     return out

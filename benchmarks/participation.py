@@ -1,6 +1,6 @@
 """Measure the participation game: steps a second, and how close tabular Q-learning comes to equilibrium.
 
-`python -m benchmarks.envs`, from the top of the repository, writes `benchmarks/results/envs.json` and prints
+`python -m benchmarks/participation`, from the top of the repository, writes `benchmarks/results/participation.json` and prints
 the tables. (As a plain script this file would hide the package of the same name.)
 """
 

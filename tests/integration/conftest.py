@@ -1,0 +1,93 @@
+"""A small real federation, run by the real command line, that the tests of this folder share."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DEPARTMENTS = {"cardiology": "a racing pulse", "neurology": "a numb hand", "urology": "flank pain", "hematology": "pale gums"}
+
+
+@dataclass
+class Command:
+    """The command line in its own process, with its own key store."""
+
+    home: Path
+
+    def environment(self) -> dict[str, str]:
+        clean = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+        return {**clean, "TRUSTCHAIN_HOME": str(self.home), "HF_HUB_OFFLINE": "1"}
+
+    def start(self, *arguments: str) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            [sys.executable, "-m", "trustchain_ray", *arguments],
+            cwd=ROOT,
+            env=self.environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *arguments: str, code: int = 0) -> tuple[str, str]:
+        process = self.start(*arguments)
+        out, err = process.communicate(timeout=280)
+        assert process.returncode == code, f"exit {process.returncode}\n{out}\n{err}"
+        return out, err
+
+    def train(self, *arguments: str) -> dict[str, Any]:
+        out, _ = self.run("train", *arguments, "--json")
+        result: dict[str, Any] = json.loads(out.splitlines()[-1])
+        return result
+
+
+@pytest.fixture(scope="session")
+def command(tmp_path_factory: pytest.TempPathFactory) -> Command:
+    return Command(tmp_path_factory.mktemp("home"))
+
+
+@pytest.fixture(scope="session")
+def config(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Path of a configuration: two organizations, three rounds, a tiny model made from public records."""
+    folder = tmp_path_factory.mktemp("data")
+    rows = []
+    for organization in ("alpha", "beta"):
+        for i in range(40):
+            department, complaint = list(DEPARTMENTS.items())[i % 4]
+            rows.append(
+                {
+                    "id": f"{organization}-{i}",
+                    "organization": organization,
+                    "prompt": f"Patient {i} of {organization} has {complaint}. Department:",
+                    "answer": f" {department}",
+                }
+            )
+    for name, chosen in (("train", rows), ("test", rows[::5]), ("public", rows[:8])):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in chosen))
+    path = folder / "small.yaml"
+    path.write_text(
+        """
+run: {name: small, key: small}
+model:
+  max_length: 48
+  made: {hidden: 32, layers: 1, heads: 2, intermediate: 64, vocabulary: 320, warmup_steps: 5, warmup_batch: 8}
+  lora: {rank: 4, alpha: 8, targets: [q_proj, v_proj, down_proj]}
+data: {train: train.jsonl, test: test.jsonl, public: public.jsonl}
+training: {engine: torch, batch_size: 8, sampling_rate: 0.2, lr: 1.0e-2}
+federation: {rounds: 3, local_steps: 4}
+ledger: {anchor_every: 2}
+"""
+    )
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def finished(command: Command, config: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The result of one undisturbed run in dedicated mode."""
+    folder = tmp_path_factory.mktemp("runs") / "finished"
+    return command.train("-c", config, "--run", str(folder), "federation.baselines=[isolated, centralised]")

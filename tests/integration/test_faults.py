@@ -1,0 +1,70 @@
+"""Killed by SIGKILL in the middle of a round, the run ends with the model of the undisturbed run."""
+
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from ledger.verify import verify_run
+from tests_support import adapters_of
+
+SMALL = ["resources.max_restarts=3", "federation.local_steps=4"]
+
+
+def _kill_child(driver: int, name: str) -> int:
+    """SIGKILL one process of this run whose Ray title starts with `name`; its pid."""
+    for _ in range(100):
+        for child in psutil.Process(driver).children(recursive=True):
+            try:
+                title = " ".join(child.cmdline())
+            except psutil.Error:
+                continue
+            if title.startswith(name):
+                child.send_signal(signal.SIGKILL)
+                return child.pid
+        time.sleep(0.05)
+    raise AssertionError(f"no process {name} to kill")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["ray::Worker", "ray::Organization", "ray::Ledger"])
+def test_a_killed_actor_changes_nothing(
+    command: Any, config: str, finished: dict[str, Any], tmp_path: Path, victim: str
+) -> None:
+    process = command.start("train", "-c", config, "--run", str(tmp_path / "run"), *SMALL)
+    for line in process.stderr:
+        if line.startswith("round 1/"):
+            _kill_child(process.pid, victim)
+            break
+    _, rest = process.communicate(timeout=200)
+    if process.returncode:  # it may not heal by itself, but it must resume
+        command.train("--resume", str(tmp_path / "run"))
+    assert adapters_of(str(tmp_path / "run")) == adapters_of(finished["run"]), rest
+    assert verify_run(tmp_path / "run").ok
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("after", ["making the base", "round 1/", "round 2/", "federated:"])
+def test_a_killed_driver_is_resumed(
+    command: Any, config: str, finished: dict[str, Any], tmp_path: Path, after: str
+) -> None:
+    run = str(tmp_path / "run")
+    process = command.start("train", "-c", config, "--run", run, *SMALL)
+    children: list[psutil.Process] = []
+    for line in process.stderr:
+        if line.startswith(after):
+            children = psutil.Process(process.pid).children(recursive=True)
+            process.kill()
+            break
+    process.communicate(timeout=100)
+    assert children, "the run ended before it could be killed"
+    report = verify_run(run)
+    assert report.ok or after == "making the base", report.failure
+    result = command.train("--resume", run)
+    psutil.wait_procs(children, timeout=30)
+    assert result["model_digest"] == finished["model_digest"]
+    assert adapters_of(run) == adapters_of(finished["run"])
+    assert verify_run(run).ok
