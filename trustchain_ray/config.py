@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 from ledger.errors import LedgerError
 from ledger.identity import COORDINATOR, check_name
@@ -284,7 +284,11 @@ def check(config: Config) -> None:
     UsageError
         Each line names the key, its value and what is allowed.
     """
-    wrong: list[str] = []
+    wrong: list[str] = [
+        f"{path}={value!r}: must be {str(hint).replace('trustchain_ray.config.', '')}"
+        for path, value, hint in _containers(config)
+        if not _fits(value, hint)
+    ]
     for path, allowed in CHOICES.items():
         value = get(config, path)
         if value not in allowed:
@@ -299,12 +303,33 @@ def check(config: Config) -> None:
             bounds = f"at least {least:g}" if most is None else f"from {least:g} to {most:g}"
             wrong.append(f"{path}={value}: must be {bounds}")
     for name in config.federation.baselines:
-        if name not in BASELINES:
+        if name not in BASELINES and isinstance(name, str):
             wrong.append(f"federation.baselines: {name!r}; choose from {', '.join(BASELINES)}")
     if not wrong:
         wrong = list(_inconsistencies(config))
     if wrong:
         raise UsageError("the configuration does not fit:\n  " + "\n  ".join(wrong))
+
+
+def _containers(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Path, value and type of every list and table; OmegaConf does not look inside them far enough."""
+    for name, hint in get_type_hints(type(config)).items():
+        value = getattr(config, name)
+        if is_dataclass(value):
+            yield from _containers(value, f"{prefix}{name}.")
+        elif get_origin(hint) in (list, dict):
+            yield prefix + name, value, hint
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    kind, inner = get_origin(hint) or hint, get_args(hint)
+    if kind is list:
+        return isinstance(value, list) and all(_fits(item, inner[0]) for item in value)
+    if kind is dict:
+        return isinstance(value, dict) and all(
+            _fits(k, inner[0]) and _fits(v, inner[1]) for k, v in value.items()
+        )
+    return isinstance(value, kind)
 
 
 def name_problem(name: str) -> str | None:
@@ -374,7 +399,7 @@ def _inconsistencies(c: Config) -> Iterator[str]:
     if c.resources.mode == "pooled" and c.training.engine == "deepspeed":
         yield "training.engine=deepspeed: pooled workers swap adapters in one process; use engine torch"
     if c.training.engine == "torch" and c.resources.mode == "dedicated" and c.resources.workers > 1:
-        yield "resources.workers: the torch engine is one process; several ranks need training.engine=deepspeed"
+        yield "resources.workers: the torch engine is one process; several ranks need deepspeed"
 
 
 def describe(cls: type = Config, prefix: str = "") -> list[tuple[str, str, str]]:

@@ -61,6 +61,8 @@ def load_config(files: list[str], overrides: list[str]) -> Config:
         except OmegaConfBaseException as error:
             key = f"{error.full_key}: " if getattr(error, "full_key", None) else ""
             raise UsageError(f"{where}: {key}{str(error).splitlines()[0]}") from None
+        except TypeError as error:  # a table where a list stands, or the other way round
+            raise UsageError(f"{where}: {error}") from None
     try:
         config = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:  # a resolved text looks like `${...}` or `???`

@@ -45,8 +45,8 @@ def weighted_sum(
     total = sum(reduced)
     if total * LIMIT * 2**FRACTION_BITS >= 2**53:
         raise TrustChainError(
-            f"the weights of a merge add up to {total}: {int(2**53 / (LIMIT * 2**FRACTION_BITS))} or more is not exact "
-            "in fixed point; set federation.weights=equal"
+            f"the weights of a merge add up to {total}: {int(2**53 / (LIMIT * 2**FRACTION_BITS))} or more is not "
+            "exact in fixed point; set federation.weights=equal"
         )
     size = terms[0].size
     result = np.zeros(size, np.float64)

@@ -11,10 +11,12 @@ import torch
 from peft import LoraConfig as PeftLoraConfig
 from peft import TaskType, get_peft_model
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     LlamaConfig,
+    PretrainedConfig,
     PreTrainedTokenizerFast,
 )
 
@@ -97,7 +99,11 @@ def load_model(config: Config, base: str, device: str) -> Any:
     loader = AutoModelForSequenceClassification if classification else AutoModelForCausalLM
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_seed(config.run.key, "head"))
-        model = _from_pretrained(loader, base, dtype=DTYPES[config.model.dtype], **options)
+        settings = _without_dropout(_from_pretrained(AutoConfig, base, **options))
+        model = _from_pretrained(loader, base, config=settings, dtype=DTYPES[config.model.dtype])
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
     if model.config.pad_token_id is None:
         model.config.pad_token_id = load_tokenizer(base).pad_token_id
     rank = max([lora.rank, *lora.ranks.values()])
@@ -145,13 +151,22 @@ def _from_pretrained(loader: Any, base: str, **options: Any) -> Any:
     local = Path(base)
     if base.startswith(("/", ".")) and not local.is_dir():
         raise TrustChainError(f"model.base: there is no model folder {base}")
-    if loader is not AutoTokenizer:
+    if loader not in (AutoConfig, AutoTokenizer):
         options["use_safetensors"] = True
     try:
         return loader.from_pretrained(base, **options)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise TrustChainError(f"model.base: {base} cannot be loaded: {reason}") from error
+
+
+def _without_dropout(settings: Any) -> Any:
+    """All dropout of the base off: its masks come from a global generator, and the canonical program has none."""
+    for part in [settings, *[v for v in vars(settings).values() if isinstance(v, PretrainedConfig)]]:
+        for name, value in vars(part).items():
+            if "drop" in name and isinstance(value, float):
+                setattr(part, name, 0.0)
+    return settings
 
 
 def _byte_level_bpe(texts: list[str], vocabulary: int) -> PreTrainedTokenizerFast:

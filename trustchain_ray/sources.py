@@ -92,17 +92,22 @@ def _csv(path: Path, delimiter: str) -> Iterator[Row]:
     with _open(path, mode="rt", encoding="utf-8-sig", newline="", errors="surrogateescape") as text:
         # strict: else a quote that nobody closes swallows the rest of the file without a word
         reader = csv.DictReader(text, delimiter=delimiter, strict=True)
+        try:
+            width = len(reader.fieldnames or ())
+        except csv.Error as error:
+            raise TrustChainError(f"{path}:1: the header is not valid CSV: {error}") from None
         for number in itertools.count(1):
+            began = reader.line_num + 1
             try:
                 values = next(reader)
             except StopIteration:
                 return
             except csv.Error as error:
-                yield Row(f"{path}:{reader.line_num}", number, problem=f"not valid CSV: {error}")
+                yield Row(f"{path}:{began}", number, problem=f"not valid CSV: {error}")
                 continue
             row = Row(f"{path}:{reader.line_num}", number, values)
             if None in values or None in values.values():
-                row.problem = f"wrong number of columns: the header has {len(reader.fieldnames or ())}"
+                row.problem = f"wrong number of columns: the header has {width}"
             elif any("\udc80" <= letter <= "\udcff" for value in values.values() for letter in value):
                 row.problem = "not valid UTF-8"
             yield row

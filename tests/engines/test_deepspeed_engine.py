@@ -1,4 +1,4 @@
-"""Real DeepSpeed at every ZeRO stage on one and two ranks: all that the torch engine answers, it answers too."""
+"""Real DeepSpeed at every ZeRO stage on one and two ranks: it answers all that the torch engine answers."""
 
 import os
 import pickle
@@ -24,18 +24,21 @@ from trustchain_ray.errors import TrustChainError
 from trustchain_ray.worker import Packed, Trained
 from trustchain_ray.worker_group import WorkerGroup
 
-Case = tuple[Config, int]  # a config and the size below which ZeRO-3 keeps a parameter whole
+Case = tuple[Config, str, int]  # a config, its base and the size below which ZeRO-3 keeps a parameter whole
 CASES = ["zero0", "zero1", "zero2", "zero3", "zero3-persistent", "checkpointing", "head2", "head3"]
 
 
 def cases(folder: Path) -> dict[str, Case]:
     # Clipping and weight decay are on, so that the order of scaling, clipping and decay counts.
     options: dict[str, Any] = {"weight_decay": 0.1, "max_grad_norm": 0.5}
-    out: dict[str, Case] = {f"zero{stage}": (tiny(zero_stage=stage, **options), 0) for stage in range(4)}
-    out["zero3-persistent"] = (tiny(zero_stage=3, **options), deepspeed_engine.PERSISTENT_BELOW)
-    out["checkpointing"] = (tiny(zero_stage=3, gradient_checkpointing=True), 0)
-    out["head2"] = (classifier(folder, zero_stage=2, **options), 0)
-    out["head3"] = (classifier(folder, zero_stage=3, **options), 0)
+    base, head = base_of(tiny()), str(folder)
+    out: dict[str, Case] = {
+        f"zero{stage}": (tiny(zero_stage=stage, **options), base, 0) for stage in range(4)
+    }
+    out["zero3-persistent"] = (tiny(zero_stage=3, **options), base, deepspeed_engine.PERSISTENT_BELOW)
+    out["checkpointing"] = (tiny(zero_stage=3, gradient_checkpointing=True), base, 0)
+    out["head2"] = (classifier(folder, zero_stage=2, **options), head, 0)
+    out["head3"] = (classifier(folder, zero_stage=3, **options), head, 0)
     return out
 
 
@@ -52,9 +55,9 @@ def rank_process(rank: int, world: int, port: int, folder: Path, todo: dict[str,
         os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     warnings.simplefilter("ignore")
     answers = {}
-    for label, (config, persistent) in todo.items():
+    for label, (config, base, persistent) in todo.items():
         deepspeed_engine.PERSISTENT_BELOW = persistent
-        engine = DeepSpeedEngine(config, base_of(config), "cpu", rank, world)
+        engine = DeepSpeedEngine(config, base, "cpu", rank, world)
         answers[label] = script(engine, config) | extras(engine, config)
     (folder / f"{world}-{rank}").write_bytes(pickle.dumps(answers))
 
@@ -64,15 +67,23 @@ def extras(engine: DeepSpeedEngine, config: Config) -> dict[str, Any]:
     start, rows = draw(engine, 1), rows_of(engine, config)
     local = {name: parameter.numel() for name, parameter in engine.adapter.parameters.items()}
     try:
-        broken = {name: np.full_like(tensor, np.nan) for name, tensor in start.items() if name.endswith(LORA_B)}
+        broken = {
+            name: np.full_like(tensor, np.nan) for name, tensor in start.items() if name.endswith(LORA_B)
+        }
         engine.load(broken, config.model.lora.alpha)
         engine.train(rows, [[0, 1]], [0.01])
         refused = "" if np.isnan(engine.tensors(sorted(broken))[sorted(broken)[0]]).any() else "trained on"
     except TrustChainError as error:
         refused = str(error)
-    engine.load(start, config.model.lora.alpha)
+    none = {name: np.zeros_like(tensor) for name, tensor in start.items()}
+    engine.load(start, config.model.lora.alpha, residual=none)  # the script left one in the base
     engine.train(rows, [[0, 1, 2]], [0.01])
-    return {"local": local, "refused": refused, "after refusal": engine.tensors(sorted(start)), "memory": engine.memory()}
+    return {
+        "local": local,
+        "refused": refused,
+        "after refusal": engine.tensors(sorted(start)),
+        "memory": engine.memory(),
+    }
 
 
 def spawn(world: int, folder: Path, todo: dict[str, Case]) -> list[dict[str, dict[str, Any]]]:
@@ -87,7 +98,7 @@ def todo(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
 
 @pytest.fixture(scope="module")
 def expected(todo: dict[str, Case]) -> dict[str, dict[str, Any]]:
-    return {label: script(TorchEngine(c, base_of(c)), c) for label, (c, _) in todo.items()}
+    return {label: script(TorchEngine(c, base), c) for label, (c, base, _) in todo.items()}
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["one-rank", "two-ranks"])
@@ -118,9 +129,11 @@ def test_every_answer_is_the_torch_engines(
 def test_what_is_sent_is_whole_loaded_to_the_bit_and_changed_by_training(
     label: str, ranks: list[dict[str, dict[str, Any]]], todo: dict[str, Case]
 ) -> None:
-    answer, config = ranks[0][label], todo[label][0]
-    torch_engine = TorchEngine(config, base_of(config))
-    frozen = {name for name in torch_engine.shapes() if config.model.lora.form == "ffa" and name.endswith(LORA_A)}
+    answer, (config, base, _) = ranks[0][label], todo[label]
+    torch_engine = TorchEngine(config, base)
+    frozen = {
+        name for name in torch_engine.shapes() if config.model.lora.form == "ffa" and name.endswith(LORA_A)
+    }
     for key, seed in (("loaded", 1), ("reloaded", 2)):
         np.testing.assert_equal(answer[key], draw(torch_engine, seed))
     assert {name: t.shape for name, t in answer["several"].items()} == torch_engine.shapes()
@@ -152,12 +165,13 @@ def test_zero_3_really_partitions(ranks: list[dict[str, dict[str, Any]]]) -> Non
 
 
 def test_a_bfloat16_base_keeps_a_float32_adapter(tmp_path: Path) -> None:
-    config = tiny(zero_stage=3)
-    config.model.dtype = "bfloat16"
-    two = tiny(zero_stage=2)
-    two.model.dtype = "bfloat16"
-    (answers,) = spawn(1, tmp_path, {"bf16": (config, 0), "bf16-2": (two, 0)})
-    wanted = script(TorchEngine(config, base_of(config)), config)
+    base, todo = base_of(tiny()), {}
+    for stage in (2, 3):
+        config = tiny(zero_stage=stage)
+        config.model.dtype = "bfloat16"
+        todo[str(stage)] = (config, base, 0)
+    (answers,) = spawn(1, tmp_path, todo)
+    wanted = script(TorchEngine(config, base), config)
     for answer in answers.values():
         np.testing.assert_equal(answer["loaded"], wanted["loaded"])  # not rounded
         assert any(np.any(t.astype(np.float64) != _rounded(t)) for t in answer["several"].values())
@@ -183,9 +197,8 @@ def test_ranks_that_would_share_a_gpu_are_refused() -> None:
 def cluster() -> Iterator[None]:
     folder = str(Path(__file__).parent)
     # Workers unpickle records by the module that made them; the tests' folder must be on their path.
-    ray.init(
-        address="local", num_cpus=4, include_dashboard=False, runtime_env={"env_vars": {"PYTHONPATH": folder}}
-    )
+    environment = {"env_vars": {"PYTHONPATH": folder}}
+    ray.init(address="local", num_cpus=4, include_dashboard=False, runtime_env=environment)
     yield
     ray.shutdown()
 
@@ -196,9 +209,8 @@ def on_two_ranks() -> Config:
     return config
 
 
-def train_in_group(group: WorkerGroup, config: Config, seed: int) -> Trained:
+def train_in_group(group: WorkerGroup, begun: dict[str, np.ndarray]) -> Trained:
     """One call as an organization makes it."""
-    begun = draw(TorchEngine(config, base_of(config)), seed)
     group.remember("set_rows", "clinic", "train", RECORDS)
     group.remember("freeze", Packed.of(begun))
     steps = [[0, 1, 2], [], [3, 4, 5, 6, 7]]
@@ -224,7 +236,8 @@ def test_a_worker_group_of_two_ranks_trains(cluster: None) -> None:
     group = WorkerGroup(config, base_of(config), "clinic")
     try:
         assert group.call("describe")["environment"]["engine"] == "deepspeed"
-        check_trained(train_in_group(group, config, 1), config, 1)
+        begun = draw(TorchEngine(config, base_of(config)), 1)
+        check_trained(train_in_group(group, begun), config, 1)
     finally:
         group.close()
 
@@ -232,11 +245,13 @@ def test_a_worker_group_of_two_ranks_trains(cluster: None) -> None:
 @pytest.mark.slow
 def test_two_worker_groups_on_one_node_do_not_collide(cluster: None) -> None:
     config = on_two_ranks()
+    base, seeds = base_of(config), [1, 2]
+    engine = TorchEngine(config, base)
     with ThreadPoolExecutor(2) as threads:
-        groups = list(threads.map(lambda name: WorkerGroup(config, base_of(config), name), ["east", "west"]))
+        groups = list(threads.map(lambda name: WorkerGroup(config, base, name), ["east", "west"]))
         try:
-            seeds = [1, 2]
-            for trained, seed in zip(threads.map(train_in_group, groups, [config] * 2, seeds), seeds, strict=True):
+            answers = list(threads.map(train_in_group, groups, [draw(engine, seed) for seed in seeds]))
+            for trained, seed in zip(answers, seeds, strict=True):
                 check_trained(trained, config, seed)
         finally:
             for group in groups:

@@ -12,7 +12,9 @@ from trustchain_ray.models import make_base, unpack_base
 from trustchain_ray.rows import TokenRow, encode
 
 WORDS = ["fever", "cough", "rash", "pain", "cold", "burn", "flu", "cut", "ache", "sprain", "bite"]
-RECORDS = [Record(f"r{i}", f"r{i}", f"{word} needs", f"{word[::-1]} rest", i % 2) for i, word in enumerate(WORDS)]
+RECORDS = [
+    Record(f"r{i}", f"r{i}", f"{word} needs", f"{word[::-1]} rest", i % 2) for i, word in enumerate(WORDS)
+]
 
 
 def tiny(**training: Any) -> Config:
@@ -29,9 +31,7 @@ def tiny(**training: Any) -> Config:
 
 
 def base_of(config: Config) -> str:
-    """The folder of a config's base, made where it is `made`."""
-    if config.model.base != "made":
-        return config.model.base
+    """The folder of the config's made base."""
     return unpack_base(make_base(config, RECORDS))
 
 
@@ -84,7 +84,9 @@ def script(engine: Engine, config: Config) -> dict[str, Any]:
     state("one step")
     engine.load(second, alpha)  # into a live engine: the stale-master trap
     state("reloaded")
-    out["several: loss"] = engine.train(rows, [[3, 4, 5, 6, 7], [8], [0, 9], [1, 2, 3]], [lr, lr / 2, lr / 4, lr])
+    out["several: loss"] = engine.train(
+        rows, [[3, 4, 5, 6, 7], [8], [0, 9], [1, 2, 3]], [lr, lr / 2, lr / 4, lr]
+    )
     state("several")
     engine.train(rows, [[5, 6]], [lr])  # goes on from there with new moments
     state("continued")

@@ -47,8 +47,8 @@ class DeepSpeedEngine:
     ) -> None:
         if device.startswith("cuda") and world_size > 1 and config.resources.gpus_per_worker < 1:
             raise TrustChainError(
-                f"resources.gpus_per_worker={config.resources.gpus_per_worker} with resources.workers={world_size}: "
-                "NCCL refuses two ranks on one GPU; use workers=1 to share a GPU, or a whole GPU a rank"
+                f"resources.gpus_per_worker={config.resources.gpus_per_worker:g} with resources.workers="
+                f"{world_size}: NCCL refuses two ranks on one GPU; use workers=1 to share a GPU, or a whole GPU a rank"
             )
         self.deepspeed = _join(device, rank, world_size)
         torch.set_num_threads(config.training.threads)
@@ -68,12 +68,13 @@ class DeepSpeedEngine:
         )
         self.padding = TokenRow(np.asarray([pad], np.int32), 1, 0)
         parameters = self.adapter.trainable()
-        settings = _settings(config, sum(parameter.numel() for parameter in parameters), self.adapter.autocast)
+        settings = _settings(config, sum(p.numel() for p in parameters), self.adapter.autocast)
         if self.partitioned:
             self.deepspeed.zero.Init(module=self.adapter.model, config_dict_or_path=settings)
             for buffer in self.adapter.model.buffers():
                 buffer.data = buffer.data.to(device)
-        optimizer = torch.optim.AdamW(parameters, lr=config.training.lr, weight_decay=config.training.weight_decay)
+        decay = config.training.weight_decay
+        optimizer = torch.optim.AdamW(parameters, lr=config.training.lr, weight_decay=decay)
         self.engine = self.deepspeed.initialize(
             model=self.adapter.model, optimizer=optimizer, config=settings, dist_init_required=False
         )[0]
@@ -97,7 +98,7 @@ class DeepSpeedEngine:
         with self._gathered([parameters[name] for name in names]):
             out = {name: parameters[name].detach().float().cpu().numpy().copy() for name in names}
         for name, tensor in out.items():
-            if tensor.shape != self.adapter.sizes[name]:  # a partition in place of the tensor must never be sent
+            if tensor.shape != self.adapter.sizes[name]:  # a part must never be sent as the whole
                 raise AssertionError(f"{name} was gathered as {tensor.shape}, not {self.adapter.sizes[name]}")
         return out
 
@@ -109,7 +110,8 @@ class DeepSpeedEngine:
         only: Sequence[str] | None = None,
     ) -> list[float]:
         adapter = self.adapter
-        others = [n for n, p in adapter.parameters.items() if p.requires_grad and only is not None and n not in only]
+        trained = {name for name, parameter in adapter.parameters.items() if parameter.requires_grad}
+        others = sorted(trained - set(trained if only is None else only))
         # Without a gradient AdamW moves a tensor by its weight decay alone; what that moves is put back.
         kept = self.tensors(others) if self.training.weight_decay else {}
         self._forget_moments()
@@ -159,15 +161,16 @@ class DeepSpeedEngine:
         return total
 
     def _put(self, tensors: Tensors) -> None:
-        """Copy tensors into the model and, under ZeRO, into the master copies that the next step starts from."""
-        with torch.no_grad(), self._gathered([self.adapter.parameters[name] for name in tensors], writes=True):
+        """Copy tensors into the model and, under ZeRO, into the master copies that a step starts from."""
+        parameters = self.adapter.parameters
+        with torch.no_grad(), self._gathered([parameters[name] for name in tensors], writes=True):
             for name, tensor in tensors.items():
-                self.adapter.parameters[name].copy_(self.adapter.padded(name, tensor))
+                parameters[name].copy_(self.adapter.padded(name, tensor))
         if self.training.zero_stage:
             self.engine.optimizer.refresh_fp32_params()
 
     def _gathered(self, parameters: Sequence[torch.nn.Parameter], writes: bool = False) -> Any:
-        """Whole parameters inside the context under ZeRO-3; what rank 0 writes is what every rank has then."""
+        """Whole parameters inside the context under ZeRO-3; what rank 0 writes, all ranks have afterwards."""
         return self.deepspeed.zero.GatheredParameters(
             list(parameters), modifier_rank=0 if writes else None, enabled=self.partitioned
         )
@@ -184,7 +187,7 @@ def _settings(config: Config, trained: int, autocast: bool) -> dict[str, Any]:
     """The DeepSpeed configuration. Trained tensors stay float32 also on a bfloat16 base, which is autocast:
     DeepSpeed's own bf16 mode would round the adapter itself."""
     return {
-        "train_micro_batch_size_per_gpu": 1,  # not what is fed: boundaries are set by hand, the divisor is ours
+        "train_micro_batch_size_per_gpu": 1,  # not what is fed: boundaries and divisor are our own
         "gradient_accumulation_steps": 1,
         "gradient_clipping": config.training.max_grad_norm,
         "zero_allow_untested_optimizer": True,
@@ -218,7 +221,7 @@ def _join(device: str, rank: int, world_size: int) -> Any:
     distributed, backend = torch.distributed, "nccl" if cuda else "gloo"
     if not distributed.is_initialized() and world_size == 1:
         distributed.init_process_group(backend, store=distributed.HashStore(), rank=0, world_size=1)
-    deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False, rank=rank, world_size=world_size)
+    deepspeed.init_distributed(backend, auto_mpi_discovery=False, rank=rank, world_size=world_size)
     if (distributed.get_rank(), distributed.get_world_size()) != (rank, world_size):
         raise TrustChainError(
             f"this process is already rank {distributed.get_rank()} of {distributed.get_world_size()}, "

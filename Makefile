@@ -1,0 +1,32 @@
+# `make run` and `make test` set everything up on a machine with Python 3.11 and pip.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+# The build of PyTorch. On a GPU machine: make TORCH=torch run
+TORCH ?= torch==2.13.0
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: run test test-fast lint clean
+run: $(READY)
+	$(BIN)/trustchain train -c configs/quickstart.yaml $(if $(RUN),--run $(RUN))
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+test-fast: $(READY)
+	$(BIN)/python -m pytest -m "not slow" tests/unit tests/ledger tests/envs tests/engines
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/mypy ledger envs trustchain_ray
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+
+# torch first: a plain requirement would take the newest build with several GB of CUDA packages
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	touch $@
