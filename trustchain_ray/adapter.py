@@ -62,7 +62,7 @@ def digest(tensors: Mapping[str, np.ndarray]) -> str:
 
 def serialise(tensors: Mapping[str, np.ndarray], metadata: dict[str, str] | None = None) -> bytes:
     """The bytes of a safetensors file, the same for the same tensors."""
-    return save({name: np.ascontiguousarray(tensors[name], "<f4") for name in sorted(tensors)}, metadata)
+    return save({name: np.asarray(tensors[name], "<f4", order="C") for name in sorted(tensors)}, metadata)
 
 
 def save_tensors(

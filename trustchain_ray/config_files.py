@@ -14,7 +14,7 @@ from trustchain_ray.config import Config, check, describe
 from trustchain_ray.errors import UsageError
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
     """YAML 1.2 in what surprises people: `no` and `2026-01-01` are texts, a key stands there once."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -25,7 +25,7 @@ class _Loader(yaml.SafeLoader):
                     problem=f"the key {key.value!r} stands there twice", problem_mark=key.start_mark
                 )
             seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
-        return super().construct_mapping(node, deep)
+        return dict(super().construct_mapping(node, deep))
 
 
 _Loader.yaml_implicit_resolvers = {

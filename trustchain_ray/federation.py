@@ -323,8 +323,11 @@ class Federation:
         losses = [loss for u in updates for loss in u.losses]
         metrics = {
             "seconds": seconds,
+            "ended": time.time(),
             "training_seconds": sum(u.seconds for u in updates),
+            "longest_training_seconds": max((sum(u.seconds for u in r.updates) for r in replies.values()), default=0.0),
             "organization_seconds": sum(r.seconds for r in replies.values()),
+            "worker_resident_bytes": max((u.resident for u in updates), default=0),
             "records": sum(u.records for u in updates),
             "organizations": len(replies),
             "loss": sum(losses) / len(losses) if losses else 0.0,

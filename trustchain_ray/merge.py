@@ -6,8 +6,10 @@ exactly, and neither arrival order nor the number of threads or nodes can change
 out equals never having added it.
 """
 
+import functools
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -16,7 +18,7 @@ from trustchain_ray.errors import TrustChainError
 
 FRACTION_BITS = 24
 LIMIT = 64.0  # largest magnitude of one value of an update
-_CHUNK = 1 << 15  # values of a block: its temporaries stay in the first-level caches
+_CHUNK = 1 << 17  # values of a block: its accumulator stays in the second-level cache
 
 
 def weighted_sum(
@@ -38,6 +40,41 @@ def weighted_sum(
     TrustChainError
         A weight below one, or weights so large that the sum would not be exact.
     """
+    reduced, total = _reduced(terms, weights)
+    result = np.zeros(terms[0].size, np.float64)
+    accumulate = _kernel(result.size * len(terms))
+
+    def work(start: int, end: int) -> None:
+        accumulate(result[start:end], [term[start:end] for term in terms], reduced)
+
+    _in_blocks(work, result.size, threads)
+    return result, total
+
+
+def apply_step(
+    base: np.ndarray, terms: Sequence[np.ndarray], weights: Sequence[int], step: float, threads: int = 0
+) -> np.ndarray:
+    """``base + step * weighted mean of terms`` as float32, shape ``(n,)``; bit-equal in any order of the terms
+    and with any number of threads (0: all cores for a large merge)."""
+    reduced, total = _reduced(terms, weights)
+    threads = threads or (os.cpu_count() or 1 if base.size * len(terms) >= _COMPILE_FROM else 1)
+    out = np.empty(base.size, np.float32)
+    accumulate = _kernel(out.size * len(terms))
+    factor = step / (total * 2**FRACTION_BITS)
+
+    def work(start: int, end: int) -> None:
+        block = np.zeros(end - start, np.float64)
+        accumulate(block, [term[start:end] for term in terms], reduced)
+        block *= factor
+        block += base[start:end]
+        out[start:end] = block
+
+    _in_blocks(work, out.size, threads)
+    return out
+
+
+def _reduced(terms: Sequence[np.ndarray], weights: Sequence[int]) -> tuple[list[int], int]:
+    """Weights without their common divisor, and their sum, if the merge is exact with them."""
     if not terms or any(weight < 1 for weight in weights):
         raise TrustChainError(f"a merge needs terms with positive weights, got {list(weights)}")
     divisor = math.gcd(*weights)
@@ -45,41 +82,67 @@ def weighted_sum(
     total = sum(reduced)
     if total * LIMIT * 2**FRACTION_BITS >= 2**53:
         raise TrustChainError(
-            f"the weights of a merge add up to {total}: {int(2**53 / (LIMIT * 2**FRACTION_BITS))} or more is not "
+            f"the weights of a merge add up to {total}: more than {int(2**53 / (LIMIT * 2**FRACTION_BITS))} is not "
             "exact in fixed point; set federation.weights=equal"
         )
-    size = terms[0].size
-    result = np.zeros(size, np.float64)
+    return reduced, total
 
-    def block_range(first: int, last: int) -> None:
-        scaled = np.empty(_CHUNK, np.float32)
-        product = np.empty(_CHUNK, np.float64)
-        for start in range(first, last, _CHUNK):
-            end = min(start + _CHUNK, last)
-            out, s, p = result[start:end], scaled[: end - start], product[: end - start]
-            for term, weight in zip(terms, reduced, strict=True):
-                np.multiply(term[start:end], np.float32(2**FRACTION_BITS), out=s)
-                np.rint(s, out=s)  # exact: scaling by a power of two keeps the float32 mantissa
-                if weight == 1:
-                    np.add(out, s, out=out)
-                else:
-                    np.multiply(s, float(weight), out=p)
-                    np.add(out, p, out=out)
 
-    edges = [size * i // threads // _CHUNK * _CHUNK for i in range(threads)] + [size]
+def _in_blocks(work: Callable[[int, int], None], size: int, threads: int) -> None:
+    """Call `work(start, end)` on blocks of all values, on several threads."""
+    starts = range(0, size, _CHUNK)
     if threads == 1:
-        block_range(0, size)
+        for start in starts:
+            work(start, min(start + _CHUNK, size))
     else:
         with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(block_range, edges[:-1], edges[1:]))
-    return result, total
+            list(pool.map(lambda start: work(start, min(start + _CHUNK, size)), starts))
 
 
-def apply_step(
-    base: np.ndarray, terms: Sequence[np.ndarray], weights: Sequence[int], step: float, threads: int = 1
-) -> np.ndarray:
-    """``base + step * weighted mean of terms``, float32 ``(n,)``; bit-equal in any order of the terms."""
-    total, weight = weighted_sum(terms, weights, threads)
-    total *= step / (weight * 2**FRACTION_BITS)
-    total += base
-    return total.astype(np.float32)
+Accumulate = Callable[[np.ndarray, Sequence[np.ndarray], Sequence[int]], None]
+_COMPILE_FROM = 1 << 24  # values of a merge for which compiling the kernel (half a second, once) pays
+
+
+def _kernel(values: int) -> Accumulate:
+    """The compiled kernel for large merges where numba is installed, else NumPy: the same bits."""
+    if values < _COMPILE_FROM:
+        return _accumulate
+    try:
+        return _compiled()
+    except ImportError:
+        return _accumulate
+
+
+def _accumulate(out: np.ndarray, terms: Sequence[np.ndarray], weights: Sequence[int]) -> None:
+    """``out += sum weights[i] * round(terms[i] * 2**24)`` by NumPy."""
+    scaled = np.empty(out.size, np.float32)
+    product = np.empty(out.size, np.float64)
+    for term, weight in zip(terms, weights, strict=True):
+        np.multiply(term, np.float32(2**FRACTION_BITS), out=scaled)
+        np.rint(scaled, out=scaled)  # exact: scaling by a power of two keeps the float32 mantissa
+        # dtype: a float32 array times a Python number is rounded to float32 otherwise
+        np.multiply(scaled, weight, out=product, dtype=np.float64)
+        np.add(out, product, out=out)
+
+
+@functools.cache
+def _compiled() -> Accumulate:
+    """The same in one pass over four terms at a time, compiled, without the interpreter lock."""
+    import numba
+
+    one = np.float32(2**FRACTION_BITS)
+
+    @numba.njit(nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+    def four(out, a, b, c, d, wa, wb, wc, wd):  # type: ignore[no-untyped-def]
+        for i in range(out.size):
+            first = np.float64(np.rint(a[i] * one)) * wa + np.float64(np.rint(b[i] * one)) * wb
+            second = np.float64(np.rint(c[i] * one)) * wc + np.float64(np.rint(d[i] * one)) * wd
+            out[i] += first + second
+
+    def accumulate(out: np.ndarray, terms: Sequence[np.ndarray], weights: Sequence[int]) -> None:
+        for k in range(0, len(terms), 4):
+            group, factors = list(terms[k : k + 4]), [float(w) for w in weights[k : k + 4]]
+            missing = 4 - len(group)  # filled up with the last term at weight zero
+            four(out, *group, *[group[-1]] * missing, *factors, *[0.0] * missing)
+
+    return accumulate

@@ -49,7 +49,7 @@ class CohortTask:
 
 @dataclass(frozen=True)
 class Update:
-    """What a member returns: the update, its signed statement, and figures for the log."""
+    """What a member returns: the update, its signed statement, and figures for the metrics."""
 
     cohort: str
     update: Packed
@@ -58,6 +58,7 @@ class Update:
     losses: list[float] = field(default_factory=list)
     seconds: float = 0.0
     records: int = 0
+    resident: int = 0
 
 
 @dataclass(frozen=True)
@@ -184,7 +185,16 @@ class Organization:
             "steps": steps,
         }
         envelope = self.sign_event("UPDATE", body)
-        return Update(task.cohort, trained.update, envelope, weight, trained.losses, trained.seconds, trained.records)
+        return Update(
+            task.cohort,
+            trained.update,
+            envelope,
+            weight,
+            trained.losses,
+            trained.seconds,
+            trained.records,
+            trained.resident,
+        )
 
     def _begin(self, number: int, task: CohortTask) -> tuple[Any, Packed | None]:
         """Where the workers start from: for `ffa` and `fedavg` the state itself, passed on without a copy."""

@@ -22,12 +22,12 @@ def inclusion_steps(key: bytes, record_id: str, rate: float, steps: int) -> list
     if rate >= 1:
         return list(range(steps))
     draws = generator(key, "inclusion", record_id)
-    log_keep = np.log1p(-rate)
+    log_keep = float(np.log1p(-rate))
     step = -1
     included: list[int] = []
     while True:
         uniform = (int(draws.bit_generator.random_raw()) >> 11) * 2.0**-53  # [0, 1), 53 bits
-        gap = np.floor(np.log1p(-uniform) / log_keep)
+        gap = float(np.log1p(-uniform)) / log_keep
         if gap >= steps - 1 - step:  # also where it is beyond any integer
             return included
         step += 1 + int(gap)

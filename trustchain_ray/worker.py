@@ -34,12 +34,14 @@ class Packed:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a worker gives back: the update, the loss of each step, and what it cost."""
+    """What a worker gives back: the update, the loss of each step, and what it cost: seconds of the steps alone,
+    records read, resident bytes."""
 
     update: Packed
     losses: list[float]
     seconds: float
     records: int
+    resident: int
 
 
 class Worker:
@@ -91,16 +93,17 @@ class Worker:
     ) -> Trained | None:
         """Train local steps from `begun` on the owner's records; rank 0 returns the update (or the trained
         tensors as a `whole`)."""
-        began = time.perf_counter()
         tensors = begun.tensors()
         self.engine.load(tensors, self.config.model.lora.alpha, residual.tensors() if residual else None)
+        began = time.perf_counter()
         losses = self.engine.train(self.rows[owner, "train"], steps, rates, only)
+        seconds = time.perf_counter() - began
         trained = self.engine.tensors(sorted(tensors))
         trained = {name: t[tuple(slice(0, size) for size in tensors[name].shape)] for name, t in trained.items()}
         if self.rank:
             return None
         update = Packed.of(trained if whole else self.form.update(tensors, trained))
-        return Trained(update, losses, time.perf_counter() - began, sum(map(len, steps)))
+        return Trained(update, losses, seconds, sum(map(len, steps)), self.engine.memory()["resident"])
 
     def evaluate(self, owner: str, split: str, tensors: Packed, residual: Packed | None) -> Any:
         """Metrics of an adapter on the owner's records (rank 0; the others take part where the engine needs them)."""

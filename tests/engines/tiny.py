@@ -42,8 +42,8 @@ def classifier(folder: Path, **training: Any) -> Config:
     config = tiny(**training)
     tokenizer = AutoTokenizer.from_pretrained(base_of(config))
     settings = BertConfig(
-        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
-        max_position_embeddings=32, pad_token_id=tokenizer.pad_token_id,
+        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=24, num_hidden_layers=1,
+        num_attention_heads=2, max_position_embeddings=32, pad_token_id=tokenizer.pad_token_id,
         hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
     )  # fmt: skip
     BertModel(settings).save_pretrained(folder)

@@ -118,7 +118,6 @@ def test_a_wrong_type_names_the_override_and_the_key(write: Write, override: str
             r"model.lora.ranks={'north': \[1\]}: must be dict\[str, int\]",
         ),
         ("federation: {groups: {all: north}}", "federation.groups.all: Value 'north'"),
-        ("federation: {groups: {all: [[north]]}}", r"federation.groups=.*must be dict\[str, list\[str\]\]"),
         ("federation: {baselines: [[isolated]]}", r"federation.baselines=.*must be list\[str\]"),
         ("1: 2", "unknown key 1"),
     ],
@@ -196,7 +195,7 @@ def test_yaml_gives_the_same_configuration_back(write: Write):
 words = st.text(st.characters(codec="utf-8", exclude_characters="$?"), max_size=20)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25, deadline=None)
 @given(words, st.lists(words, unique=True), st.floats(1e-300, 1e300), st.integers(1, 2**60))
 def test_any_value_comes_back_from_yaml(
     write: Write, config_of: Callable[..., Config], key: str, labels: list[str], lr: float, batch: int

@@ -1,4 +1,4 @@
-"""Forms of the adapter: what their merges are in the space of weight changes, and that they can go on training."""
+"""Forms of the adapter: what their merges are as changes of the weights, and that they can go on training."""
 
 import itertools
 from collections.abc import Callable

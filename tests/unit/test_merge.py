@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from trustchain_ray import merge
 from trustchain_ray.errors import TrustChainError
 from trustchain_ray.merge import _CHUNK, FRACTION_BITS, LIMIT, apply_step, weighted_sum
 
@@ -70,6 +71,18 @@ def test_leaving_one_out_equals_never_adding_it(weights: list[int], data: st.Dat
     never, rest = weighted_sum([terms[i] for i in kept], [weights[i] for i in kept])
     assert (everything - weights[gone] * alone).tobytes() == (never + 0.0).tobytes()
     assert rest == total - weights[gone]
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 5, 9])
+def test_the_compiled_kernel_gives_the_same_bits(count: int, monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip("numba")
+    terms, weights = random_terms(count, 5000), [3, 1, 700, 12, 1, 1, 9, 44, 5][:count]
+    plain = weighted_sum(terms, weights)[0].tobytes(), apply_step(terms[0], terms, weights, 0.7).tobytes()
+    monkeypatch.setattr(merge, "_COMPILE_FROM", 0)
+    assert plain == (
+        weighted_sum(terms, weights, 2)[0].tobytes(),
+        apply_step(terms[0], terms, weights, 0.7, 2).tobytes(),
+    )
 
 
 def test_a_common_divisor_of_the_weights_is_taken_out():

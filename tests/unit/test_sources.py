@@ -76,7 +76,7 @@ def test_a_data_set_on_disk_gives_the_same_rows(tmp_path: Path):
     dev = list(read_rows(f"hf:{tmp_path / 'split'}:dev"))
     assert [row.values for row in dev] == ROWS[2:]
     assert "split:dev row 1" in dev[0].where
-    with pytest.raises(TrustChainError, match="hf:.*:nowhere cannot be loaded"):
+    with pytest.raises(TrustChainError, match=r"hf:.*:nowhere cannot be loaded"):
         list(read_rows(f"hf:{tmp_path / 'split'}:nowhere"))
 
 

@@ -48,7 +48,7 @@ class DeepSpeedEngine:
         if device.startswith("cuda") and world_size > 1 and config.resources.gpus_per_worker < 1:
             raise TrustChainError(
                 f"resources.gpus_per_worker={config.resources.gpus_per_worker:g} with resources.workers="
-                f"{world_size}: NCCL refuses two ranks on one GPU; use workers=1 to share a GPU, or a whole GPU a rank"
+                f"{world_size}: NCCL refuses two ranks on one GPU; use whole GPUs, or workers=1"
             )
         self.deepspeed = _join(device, rank, world_size)
         torch.set_num_threads(config.training.threads)
@@ -115,10 +115,11 @@ class DeepSpeedEngine:
         # Without a gradient AdamW moves a tensor by its weight decay alone; what that moves is put back.
         kept = self.tensors(others) if self.training.weight_decay else {}
         self._forget_moments()
-        losses = []
+        losses: list[torch.Tensor] = []
         with ExitStack() as stack:
             for name in others:
-                stack.callback(adapter.parameters[name].register_hook(torch.zeros_like).remove)
+                hook: Any = adapter.parameters[name].register_hook(torch.zeros_like)  # type: ignore[no-untyped-call]
+                stack.callback(hook.remove)
             for step, rate in zip(steps, rates, strict=True):
                 losses.append(self._step(rows, step, rate, len(losses)))
                 if kept:
@@ -220,7 +221,8 @@ def _join(device: str, rank: int, world_size: int) -> Any:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     distributed, backend = torch.distributed, "nccl" if cuda else "gloo"
     if not distributed.is_initialized() and world_size == 1:
-        distributed.init_process_group(backend, store=distributed.HashStore(), rank=0, world_size=1)
+        store = distributed.HashStore()  # type: ignore[attr-defined]
+        distributed.init_process_group(backend, store=store, rank=0, world_size=1)
     deepspeed.init_distributed(backend, auto_mpi_discovery=False, rank=rank, world_size=world_size)
     if (distributed.get_rank(), distributed.get_world_size()) != (rank, world_size):
         raise TrustChainError(

@@ -31,7 +31,7 @@ def stack(terms: Sequence[Tensors], factors: Sequence[float]) -> Tensors:
 
 def full_rank(stacked: Tensors) -> int:
     """The rank at which no layer loses anything: :func:`factor` keeps no more rows than a layer can use."""
-    return max(stacked[layer + LORA_A].shape[0] for layer in layers(stacked))
+    return max(len(stacked[layer + LORA_A]) for layer in layers(stacked))
 
 
 def factor(stacked: Tensors, rank: int) -> Tensors:
