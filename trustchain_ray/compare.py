@@ -1,5 +1,6 @@
 """What a federation is compared with: each organization alone, all records in one place, own adapters."""
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -53,7 +54,7 @@ def join_holdings(config: Any, names: list[str]) -> tuple[Holdings, dict[str, li
         own = load_holdings(config, name)
         tests[name] = own.test
         everything.train += [
-            Record(f"{name}/{r.id}", r.subject, r.prompt, r.answer, r.label) for r in own.train
+            dataclasses.replace(record, id=f"{name}/{record.id}") for record in own.train
         ]
     return everything, tests
 

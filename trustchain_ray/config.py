@@ -92,6 +92,9 @@ class SourceConfig:
     test: str = _f(
         "", "Test records of this organization; empty: `data.test_share` of the training records.", path=True
     )
+    labels: list[str] = _f(
+        [], "Labels that this organization uses (empty: all): its loss and predictions choose among them."
+    )
 
 
 @dataclass
@@ -370,6 +373,10 @@ def _inconsistencies(c: Config) -> Iterator[str]:
             yield f"federation.groups.{name}: an empty group; name its organizations, or take it out"
     if c.model.task == "classification" and len(c.model.labels) < 2:
         yield "model.labels: a classification needs at least two labels"
+    for name, source in c.data.organizations.items():
+        unknown = [label for label in source.labels if label not in c.model.labels]
+        if unknown:
+            yield f"data.organizations.{name}.labels: {', '.join(unknown)} not in model.labels"
     if len(set(c.model.labels)) != len(c.model.labels):
         yield "model.labels: a label stands there twice"
     if c.data.split == "sources" and not c.data.organizations:

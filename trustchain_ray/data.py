@@ -14,13 +14,15 @@ from trustchain_ray.sources import Row, read_rows
 
 @dataclass(frozen=True)
 class Record:
-    """One training example. `prompt` is empty for a plain text; `label` is -1 where there is none."""
+    """One training example. `prompt` is empty for a plain text; `label` is -1 where there is none; `choices` are
+    the classes that its organization uses (empty: all)."""
 
     id: str
     subject: str
     prompt: str
     answer: str
     label: int = -1
+    choices: tuple[int, ...] = ()
 
     def content(self) -> bytes:
         """Canonical bytes of the content (not the id), e.g. for commitments."""
@@ -156,7 +158,7 @@ def _records(
             elif name != organization:
                 continue
         if problem is None:
-            record = _record(config, row)
+            record = _record(config, row, organization)
             if isinstance(record, str):
                 problem = record
             elif record.id in seen:
@@ -171,7 +173,7 @@ def _records(
     return records
 
 
-def _record(config: Config, row: Row) -> Record | str:
+def _record(config: Config, row: Row, organization: str) -> Record | str:
     """A record, or what is wrong with the row."""
     columns, values = config.data.columns, row.values
     prompt = values.get(columns.prompt) or ""
@@ -187,15 +189,16 @@ def _record(config: Config, row: Row) -> Record | str:
         return "not valid Unicode: a lone surrogate"
     if not answer.strip():
         return f"no text: column {columns.text!r} or {columns.answer!r} is empty or missing"
-    label = -1
-    if config.model.task == "classification":
-        name = values.get(columns.label)
-        if str(name) not in config.model.labels:
-            return (
-                f"label outside the set: {name!r} is none of {', '.join(config.model.labels)} (model.labels)"
-            )
-        label = config.model.labels.index(str(name))
-    return Record(identifier, subject, prompt, answer, label)
+    if config.model.task != "classification":
+        return Record(identifier, subject, prompt, answer)
+    source = config.data.organizations.get(organization)
+    own = source.labels if source else []
+    name, labels = values.get(columns.label), own or config.model.labels
+    if str(name) not in labels:
+        key = f"data.organizations.{organization}.labels" if own else "model.labels"
+        return f"label outside the set: {name!r} is none of {', '.join(labels)} ({key})"
+    choices = tuple(config.model.labels.index(label) for label in own)
+    return Record(identifier, subject, prompt, answer, config.model.labels.index(str(name)), choices)
 
 
 def _is_unicode(*texts: str) -> bool:

@@ -18,6 +18,7 @@ class TokenRow:
     tokens: np.ndarray
     answer_start: int
     label: int
+    choices: tuple[int, ...] = ()
 
 
 def encode(records: Sequence[Record], tokenizer: Any, task: str, max_length: int) -> list[TokenRow]:
@@ -31,7 +32,7 @@ def encode(records: Sequence[Record], tokenizer: Any, task: str, max_length: int
         if task == "classification":
             text = f"{record.prompt} {record.answer}".strip()
             tokens = tokenizer(text, truncation=True, max_length=max_length)["input_ids"]
-            rows.append(TokenRow(np.asarray(tokens, np.int32), len(tokens), record.label))
+            rows.append(TokenRow(np.asarray(tokens, np.int32), len(tokens), record.label, record.choices))
             continue
         begin = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
         prompt = tokenizer(record.prompt, add_special_tokens=False)["input_ids"] if record.prompt else []

@@ -30,7 +30,7 @@ CASES = ["zero0", "zero1", "zero2", "zero3", "zero3-persistent", "checkpointing"
 
 def cases(folder: Path) -> dict[str, Case]:
     # Clipping and weight decay are on, so that the order of scaling, clipping and decay counts.
-    options: dict[str, Any] = {"weight_decay": 0.1, "max_grad_norm": 0.5}
+    options: dict[str, Any] = {"weight_decay": 0.1, "max_grad_norm": 0.02}
     base, head = base_of(tiny()), str(folder)
     out: dict[str, Case] = {
         f"zero{stage}": (tiny(zero_stage=stage, **options), base, 0) for stage in range(4)

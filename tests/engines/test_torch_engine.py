@@ -17,7 +17,7 @@ def base() -> str:
 
 
 def test_two_engines_give_the_same_bits(base: str) -> None:
-    config = tiny(weight_decay=0.1, max_grad_norm=0.5)
+    config = tiny(weight_decay=0.1, max_grad_norm=0.02)
     first = script(TorchEngine(config, base), config)
     torch.rand(7)  # what else the process drew must not matter
     second = script(TorchEngine(config, base), config)
@@ -45,6 +45,11 @@ def test_a_step_is_adamw_on_the_sum_of_record_losses_over_the_batch_size(base: s
         clear = np.abs(gradient.numpy()) > 1e-5
         assert clear.mean() > 0.9
         np.testing.assert_allclose(trained[name][clear], expected[clear], atol=2e-5)
+
+
+def test_the_gradient_of_a_step_is_clipped(base: str) -> None:
+    answers = [script(TorchEngine(c, base), c)["several"] for c in (tiny(), tiny(max_grad_norm=0.02))]
+    assert max(np.abs(answers[1][name] - tensor).max() for name, tensor in answers[0].items()) > 1e-3
 
 
 def test_an_empty_step_moves_by_its_moments_and_a_new_call_has_none(base: str) -> None:

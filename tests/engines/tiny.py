@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from trustchain_ray.config import Config
 from trustchain_ray.data import Record
@@ -46,7 +47,9 @@ def classifier(folder: Path, **training: Any) -> Config:
         num_attention_heads=2, max_position_embeddings=32, pad_token_id=tokenizer.pad_token_id,
         hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
     )  # fmt: skip
-    BertModel(settings).save_pretrained(folder)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        BertModel(settings).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     config.model.base, config.model.task, config.model.labels = str(folder), "classification", ["no", "yes"]
     config.model.lora.targets, config.model.lora.form = ["query", "value"], "ffa"

@@ -119,7 +119,10 @@ class AdapterModel:
             logits = forward(input_ids=tokens, attention_mask=mask).logits
         if self.task == "classification":
             labels = torch.from_numpy(batch.labels).to(self.device)
-            losses = functional.cross_entropy(logits.float(), labels, reduction="none")
+            logits = logits.float()
+            if any(row.choices for row in rows):
+                logits = logits.masked_fill(self._barred(rows, logits.shape[1]), -1e9)
+            losses = functional.cross_entropy(logits, labels, reduction="none")
             return losses, (logits.argmax(-1) == labels).long(), torch.ones_like(labels)
         targets = torch.from_numpy(batch.targets).to(self.device)[:, 1:]
         counted = targets != -100
@@ -129,6 +132,15 @@ class AdapterModel:
         tokens_of = counted.sum(1)
         losses = flat.sum(1) / tokens_of.clamp(min=1)
         return losses, ((logits[:, :-1].argmax(-1) == targets) & counted).sum(1), tokens_of
+
+    def _barred(self, rows: Sequence[TokenRow], classes: int) -> torch.Tensor:
+        """Classes that a record's organization does not use, bool ``(rows, classes)``."""
+        barred = np.zeros((len(rows), classes), bool)
+        for i, row in enumerate(rows):
+            if row.choices:
+                barred[i] = True
+                barred[i, list(row.choices)] = False
+        return torch.from_numpy(barred).to(self.device)
 
     @torch.no_grad()
     def evaluate(self, rows: Sequence[TokenRow], batch: int, forward: Any) -> Metrics:
