@@ -21,30 +21,36 @@ def mean_scores(scores: Scores) -> dict[str, float]:
     return {m: sum(row[m] for row in scores.values() if m in row) / sum(m in row for row in scores.values()) for m in metrics}
 
 
-def isolated(federation: "Federation", steps: int) -> Scores:
+def start_isolated(federation: "Federation", steps: int) -> Any:
     """Each organization trains alone for as many steps, evaluated on its own test records."""
-    return _all(federation, "isolated", federation.terms_ref, steps)
+    return _start_all(federation, "isolated", federation.terms_ref, steps)
 
 
-def personalised(federation: "Federation", model: "Tensors") -> Scores:
+def start_personalised(federation: "Federation", model: "Tensors") -> Any:
     """Each organization trains its own head or adapter on top of the model."""
     from trustchain_ray.worker import Packed
 
     settings = federation.config.federation
     packed = [ray.put(Packed.of(model))]
-    return _all(federation, "personalise", federation.terms_ref, packed, settings.personalization_steps)
+    return _start_all(federation, "personalise", federation.terms_ref, packed, settings.personalization_steps)
 
 
-def centralised(federation: "Federation", steps: int) -> Scores:
+def start_centralised(federation: "Federation", steps: int) -> Any:
     """All records in one place, as many steps as all organizations together (this moves records)."""
     from trustchain_ray.pool import RemotePool
 
     config = federation.config
-    pool = RemotePool.options(num_cpus=0, num_gpus=config.resources.gpus_per_worker).remote(
-        config, federation.id
-    )
-    refs = pool.centralised.remote(federation.names, federation.terms_ref, steps * len(federation.names))
-    return {name: Metrics(**sums).summary() for name, sums in ray.get(refs).items()}
+    environment = {"env_vars": {"OMP_NUM_THREADS": str(config.training.threads), "TOKENIZERS_PARALLELISM": "false"}}
+    learner = RemotePool.options(
+        num_cpus=0, num_gpus=config.resources.gpus_per_worker, runtime_env=environment
+    ).remote(config, federation.id)
+    return [learner.centralised.remote(federation.names, federation.terms_ref, steps * len(federation.names)), learner]
+
+
+def collect(started: Any) -> Scores:
+    """Wait for a comparison; summaries by organization."""
+    sums = ray.get(started[0]) if isinstance(started, list) else {name: ray.get(ref) for name, ref in started.items()}
+    return {name: Metrics(**row).summary() for name, row in sums.items()}
 
 
 def join_holdings(config: Any, names: list[str]) -> tuple[Holdings, dict[str, list[Record]]]:
@@ -59,6 +65,5 @@ def join_holdings(config: Any, names: list[str]) -> tuple[Holdings, dict[str, li
     return everything, tests
 
 
-def _all(federation: "Federation", method: str, *args: Any) -> Scores:
-    refs = {n: federation.members[n].call(method, *args) for n in federation.names if n not in federation.late}
-    return {name: Metrics(**ray.get(ref)).summary() for name, ref in refs.items()}
+def _start_all(federation: "Federation", method: str, *args: Any) -> dict[str, Any]:
+    return {n: federation.members[n].call(method, *args) for n in federation.names if n not in federation.late}

@@ -160,6 +160,9 @@ class FederationConfig:
     )
     personalization: str = _f("none", "What an organization serves besides: none | head | adapter.")
     personalization_steps: int = _f(0, "Own steps of an organization after the last round (head, adapter).")
+    personalization_lr: float = _f(
+        0.0, "Peak learning rate of the own steps, on a schedule of their own; 0: training.lr."
+    )
 
 
 @dataclass
@@ -263,6 +266,7 @@ RANGES: tuple[tuple[str, float | None, float | None], ...] = (
     ("federation.evaluate_every", 1, None),
     ("federation.keep_rounds", 0, None),
     ("federation.personalization_steps", 0, None),
+    ("federation.personalization_lr", 0, None),
     ("trust.max_update_norm", 1e-12, None),
     ("resources.workers", 1, None),
     ("resources.cpus_per_worker", 0, None),

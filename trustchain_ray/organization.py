@@ -1,5 +1,6 @@
 """An organization: its identity, its records, its decisions and its workers. Records never leave it."""
 
+import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -133,13 +134,13 @@ class Organization:
         """Baseline: train alone from the initial adapter for as many steps, and evaluate on the own test records."""
         agreed = self._agree(terms)
         begin = self.form.initial(agreed.fresh.tensors(), self.config.model.lora.rank)
-        return self._evaluate(*self._train_alone(begin, 0, steps))
+        return self._evaluate(*self._train_alone(begin, 0, learning_rates(self.config.training, 0, steps, steps)))
 
     def centralised(self, terms: list[Any], steps: int, tests: dict[str, list[Record]]) -> dict[str, Any]:
         """Baseline of a learner that holds everybody's records; metrics on each organization's test records."""
         agreed, metrics = self._agree(terms), {}
         begin = self.form.initial(agreed.fresh.tensors(), self.config.model.lora.rank)
-        trained = self._train_alone(begin, 0, steps)
+        trained = self._train_alone(begin, 0, learning_rates(self.config.training, 0, steps, steps))
         for name, records in tests.items():
             self.group.call("set_rows", self.name, "test", records)
             metrics[name] = self._evaluate(*trained)
@@ -151,15 +152,11 @@ class Organization:
         federation, tensors = self.config.federation, _value(state).tensors()
         only = sorted(head(tensors)) if federation.personalization == "head" else None
         done = federation.rounds * federation.local_steps
-        own, residual = self._train_alone(tensors, done, steps, only)
+        lr = federation.personalization_lr or self.config.training.lr
+        training = dataclasses.replace(self.config.training, lr=lr, warmup_steps=0)
+        own, residual = self._train_alone(tensors, done, learning_rates(training, 0, steps, steps), only)
         save_tensors(personal_folder(self.config, self.run, self.name) / "own.safetensors", own.tensors())
         return self._evaluate(own, residual)
-
-    def pids(self) -> dict[str, int]:
-        """Processes of this organization, for diagnosis."""
-        import os
-
-        return {"organization": os.getpid(), "worker": self.group.call("describe")["pid"]}
 
     def memory(self) -> dict[str, int]:
         return dict(self.group.call("memory"))
@@ -214,13 +211,13 @@ class Organization:
         return Packed.of(begun), Packed.of(state) if self.form.RESIDUAL else None
 
     def _train_alone(
-        self, state: Tensors, first: int, steps: int, only: list[str] | None = None
+        self, state: Tensors, first: int, rates: list[float], only: list[str] | None = None
     ) -> tuple[Packed, Packed | None]:
-        """Steps on all own records without anybody else; the trained tensors and the change of the base."""
+        """Steps on all own records without anybody else, one for each learning rate, the first being step `first`
+        of this organization's plan; the trained tensors and the change of the base."""
         ids = [record.id for record in self.holdings.train]
         rate = sampling_rate(self.config.training, len(ids))
-        own_plan = plan(derive(self.config.run.key, "sampling", self.name), ids, rate, first + steps)[first:]
-        rates = learning_rates(self.config.training, first, steps, first + steps)
+        own_plan = plan(derive(self.config.run.key, "sampling", self.name), ids, rate, first + len(rates))[first:]
         begun, residual = self._serving(state)
         trained: Trained = self.group.call("train", self.name, begun, residual, own_plan, rates, only, True)
         return trained.update, residual

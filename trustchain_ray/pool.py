@@ -1,5 +1,6 @@
 """Where organizations live: an actor each (dedicated), or many in one pool worker (simulation)."""
 
+import dataclasses
 from typing import Any
 
 import ray
@@ -30,7 +31,9 @@ class Pool:
     def centralised(self, names: list[str], terms: list[Any], steps: int) -> dict[str, Any]:
         """Baseline: one learner on the records of all organizations; metrics on each organization's test records."""
         everything, tests = join_holdings(self.config, names)
-        learner = Organization(self.config, "centralised", self.run, self._shared, everything)
+        # its own rate: as many records a step as every organization expects
+        config = dataclasses.replace(self.config, training=dataclasses.replace(self.config.training, sampling_rate=0.0))
+        learner = Organization(config, "centralised", self.run, self._shared, everything)
         return learner.centralised(terms, steps, tests)
 
     def _shared(self, base: Any) -> Worker:

@@ -10,11 +10,16 @@ from typing import Any
 import ray
 
 from trustchain_ray.cluster import cluster
-from trustchain_ray.compare import centralised, isolated, mean_scores, personalised
+from trustchain_ray.compare import (
+    collect,
+    mean_scores,
+    start_centralised,
+    start_isolated,
+    start_personalised,
+)
 from trustchain_ray.config import Config
 from trustchain_ray.config_files import load_config, to_yaml
 from trustchain_ray.data import organization_names
-from trustchain_ray.metrics import Metrics
 from trustchain_ray.errors import TrustChainError
 from trustchain_ray.federation import Federation
 from trustchain_ray.publish import publish
@@ -103,15 +108,11 @@ def _rounds(federation: Federation, progress: Progress) -> None:
 
 def _report(federation: Federation, number: int, refs: dict[str, Any], progress: Progress) -> None:
     """Scores of an evaluated round: shown, logged, kept."""
-    scores = _scores(refs)
+    scores = collect(refs)
     mean = mean_scores(scores)
     progress("  round {}: {}".format(number, "  ".join(f"{k} {v:.4f}" for k, v in mean.items())))
     federation.run.append_metrics({"round": number, "scores": mean, "by_organization": scores})
     federation.log_event("EVALUATION", {"round": number, "scores": {k: f"{v:.6f}" for k, v in mean.items()}})
-
-
-def _scores(refs: dict[str, Any]) -> dict[str, dict[str, float]]:
-    return {name: Metrics(**ray.get(ref)).summary() for name, ref in refs.items()}
 
 
 def _compare(federation: Federation, progress: Progress) -> dict[str, Any]:
@@ -120,16 +121,17 @@ def _compare(federation: Federation, progress: Progress) -> dict[str, Any]:
     steps = settings.rounds * settings.local_steps + (
         settings.personalization_steps if settings.personalization != "none" else 0
     )
-    rows = {"federated": _scores(federation.evaluate(model))}
-    _report_row(federation, "federated", rows["federated"], progress)
+    started = {"federated": federation.evaluate(model)}
     if settings.personalization != "none":
-        rows["personalised"] = personalised(federation, model)
-        _report_row(federation, "personalised", rows["personalised"], progress)
-    for name, baseline in (("isolated", isolated), ("centralised", centralised)):
+        started["personalised"] = start_personalised(federation, model)
+    for name, start in (("isolated", start_isolated), ("centralised", start_centralised)):
         if name in settings.baselines:
             progress(f"baseline {name}: {steps} steps an organization")
-            rows[name] = baseline(federation, steps)
-            _report_row(federation, name, rows[name], progress)
+            started[name] = start(federation, steps)
+    rows = {}
+    for name, references in started.items():
+        rows[name] = collect(references)
+        _report_row(federation, name, rows[name], progress)
     return {name: {**mean_scores(row), "by_organization": row} for name, row in rows.items()}
 
 
