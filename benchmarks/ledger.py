@@ -90,9 +90,7 @@ def append_and_verify(count: int, batch: int) -> dict[str, Any]:
         done = 0
         while done < count:
             numbers = range(done, min(done + batch, count))
-            envelopes = [
-                ev.make_event(who[organizations[n % 8]], RUN, ev.UPDATE, update_body(n)) for n in numbers
-            ]
+            envelopes = [ev.make_event(who[organizations[n % 8]], RUN, ev.UPDATE, update_body(n)) for n in numbers]
             refused = service.submit(envelopes)
             assert not refused, refused[0]
             done += service.pump(batch)
@@ -140,9 +138,7 @@ def proofs(count: int, seed: int) -> dict[str, Any]:
         "append_us": round(build / count * 1e6, 2),
         "root_ms": round(median_ms(log.root, 200), 4),
         "inclusion_made_and_verified_ms": round(median_ms(prove_and_check, 2000), 4),
-        "consistency_made_ms": round(
-            median_ms(lambda: log.consistency_proof(source.randrange(1, count)), 500), 4
-        ),
+        "consistency_made_ms": round(median_ms(lambda: log.consistency_proof(source.randrange(1, count)), 500), 4),
     }
 
 
@@ -176,9 +172,7 @@ def machine() -> dict[str, Any]:
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
-        names = [
-            line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line
-        ]
+        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
         model = names[0] if names else model
     return {"cpu": model, "cores": os.cpu_count(), "python": platform.python_version()}
 

@@ -36,7 +36,12 @@ def main() -> None:
         apply_step(base, terms, weights, 1.0, threads)
         merges.append(moved / (time.perf_counter() - began) / 1e9)
     bandwidth, merge = float(np.median(reads)), float(np.median(merges))
-    print(table(["what", "GB/s"], [["reading", f"{bandwidth:.1f}"], ["merging", f"{merge:.1f}"], ["share", f"{merge / bandwidth:.0%}"]]))
+    print(
+        table(
+            ["what", "GB/s"],
+            [["reading", f"{bandwidth:.1f}"], ["merging", f"{merge:.1f}"], ["share", f"{merge / bandwidth:.0%}"]],
+        )
+    )
     write(
         options.out,
         {

@@ -22,13 +22,17 @@ from benchmarks.common import parser, table, write
 ROOT = Path(__file__).parents[1]
 QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")
 LLAMA = ["model.made.hidden=256", "model.made.layers=4", "model.made.intermediate=512", "model.made.warmup_steps=0"]
-TWO = ["data.split=dirichlet", "data.dirichlet_organizations=2", "data.dirichlet_alpha=100", "federation.baselines=[]"]
+TWO = ["data.split=dirichlet", "data.split_into=2", "data.dirichlet_alpha=100", "federation.baselines=[]"]
 
 
 def main() -> None:
     options = parser("overhead", __doc__).parse_args()
     parts = {"round": round_overhead(), "gap": gap_between_rounds(), "pooled": pooled(), "memory": memory()}
-    rows = [[part, name, f"{value:,.4g}" if isinstance(value, float) else value] for part, figures in parts.items() for name, value in figures.items()]
+    rows = [
+        [part, name, f"{value:,.4g}" if isinstance(value, float) else value]
+        for part, figures in parts.items()
+        for name, value in figures.items()
+    ]
     print(table(["part", "figure", "value"], rows))
     write(options.out, {**parts, "seed": "quickstart"})
 
@@ -38,7 +42,9 @@ def round_overhead() -> dict[str, Any]:
     speed = plain_loop(40)
     steps = max(20, int(10 * statistics.median(speed) / 16))
     before = plain_loop(steps)
-    rounds = train([*LLAMA, *TWO, "federation.rounds=4", f"federation.local_steps={steps}", "federation.evaluate_every=100"])[1:]
+    rounds = train(
+        [*LLAMA, *TWO, "federation.rounds=4", f"federation.local_steps={steps}", "federation.evaluate_every=100"]
+    )[1:]
     after = plain_loop(steps)
     plain = sum(before + after) / 2  # two loops at a time
     federated = statistics.median(r["records"] / r["seconds"] for r in rounds)
@@ -53,19 +59,39 @@ def round_overhead() -> dict[str, Any]:
 
 def gap_between_rounds() -> dict[str, Any]:
     """Seconds between two rounds' training: eight organizations with workers of their own, 1 M parameters."""
-    settings = [*LLAMA, "model.lora.rank=108", "data.split=dirichlet", "data.dirichlet_organizations=8"]
-    settings += ["data.dirichlet_alpha=100", "federation.baselines=[]", "federation.rounds=12", "federation.local_steps=1"]
+    settings = [*LLAMA, "model.lora.rank=108", "data.split=dirichlet", "data.split_into=8"]
+    settings += [
+        "data.dirichlet_alpha=100",
+        "federation.baselines=[]",
+        "federation.rounds=12",
+        "federation.local_steps=1",
+    ]
     rounds = train([*settings, "federation.evaluate_every=100"])
-    gaps = [b["ended"] - a["ended"] - b["longest_training_seconds"] for a, b in zip(rounds[1:], rounds[2:], strict=False)]
-    return {"parameters": rounds[0]["bytes"] // 8 // 4, "organizations": 8, "seconds": statistics.median(gaps), "worst_seconds": max(gaps)}
+    gaps = [
+        b["ended"] - a["ended"] - b["longest_training_seconds"] for a, b in zip(rounds[1:], rounds[2:], strict=False)
+    ]
+    return {
+        "parameters": rounds[0]["bytes"] // 8 // 4,
+        "organizations": 8,
+        "seconds": statistics.median(gaps),
+        "worst_seconds": max(gaps),
+    }
 
 
 def pooled() -> dict[str, Any]:
     """Milliseconds beyond training for each of 100 organizations in a round, on two pool workers."""
-    settings = ["data.split=dirichlet", "data.dirichlet_organizations=100", "data.dirichlet_alpha=20", "data.test_limit=1"]
-    settings += ["training.sampling_rate=0.5", "federation.rounds=8", "federation.local_steps=10", "federation.baselines=[]"]
+    settings = ["data.split=dirichlet", "data.split_into=100", "data.dirichlet_alpha=20", "data.test_limit=1"]
+    settings += [
+        "training.sampling_rate=0.5",
+        "federation.rounds=8",
+        "federation.local_steps=10",
+        "federation.baselines=[]",
+    ]
     rounds = train([*settings, "federation.evaluate_every=100", "resources.mode=pooled", "resources.workers=2"])
-    overheads = [(b["ended"] - a["ended"] - b["training_seconds"] / 2) / 100 for a, b in zip(rounds[1:], rounds[2:], strict=False)]
+    overheads = [
+        (b["ended"] - a["ended"] - b["training_seconds"] / 2) / 100
+        for a, b in zip(rounds[1:], rounds[2:], strict=False)
+    ]
     return {"organizations": 100, "workers": 2, "milliseconds": 1e3 * statistics.median(overheads)}
 
 
@@ -74,7 +100,7 @@ def memory() -> dict[str, Any]:
     rounds = train([*TWO, "federation.rounds=30", "federation.local_steps=5", "federation.evaluate_every=10"])
     few, many = (
         max(r["worker_resident_bytes"] for r in train([
-            "data.split=dirichlet", f"data.dirichlet_organizations={n}", "data.dirichlet_alpha=20", "data.test_limit=1",
+            "data.split=dirichlet", f"data.split_into={n}", "data.dirichlet_alpha=20", "data.test_limit=1",
             "federation.rounds=3", "federation.local_steps=2", "federation.baselines=[]", "resources.mode=pooled",
         ]))
         for n in (10, 100)
@@ -92,9 +118,21 @@ def memory() -> dict[str, Any]:
 def train(overrides: list[str]) -> list[dict[str, Any]]:
     """Run the command; its metrics, a row a round."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "trustchain_ray", "train", "-c", QUICKSTART, "--run", f"{folder}/run", *overrides]
+        command = [
+            sys.executable,
+            "-m",
+            "trustchain_ray",
+            "train",
+            "-c",
+            QUICKSTART,
+            "--run",
+            f"{folder}/run",
+            *overrides,
+        ]
         environment = {**os.environ, "TRUSTCHAIN_HOME": f"{folder}/home"}
-        subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        subprocess.run(
+            command, cwd=ROOT, env=environment, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         lines = Path(folder, "run", "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return [row for row in map(json.loads, lines) if "records" in row]
 
@@ -108,7 +146,12 @@ def plain_loop(steps: int) -> list[float]:
 
     config = load_config([QUICKSTART], [*LLAMA, *TWO])
     with cluster(config, 2):
-        return ray.get([ray.remote(_plain).options(runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}}).remote(config, i, steps) for i in range(2)])
+        return ray.get(
+            [
+                ray.remote(_plain).options(runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}}).remote(config, i, steps)
+                for i in range(2)
+            ]
+        )
 
 
 def _plain(config: Any, index: int, steps: int) -> float:

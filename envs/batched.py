@@ -65,9 +65,7 @@ class BatchedParticipation:
             raise GameError("batched games: the horizon is reached, call reset() before step()")
         actions = np.asarray(actions)
         if actions.shape != self.state.last.shape:
-            raise GameError(
-                f"batched games: actions have shape {actions.shape}, give {self.state.last.shape}"
-            )
+            raise GameError(f"batched games: actions have shape {actions.shape}, give {self.state.last.shape}")
         self.dynamics.check_actions(actions)
         self.state, rewards = self.dynamics.step(self.state, actions)
         return self.dynamics.observe(self.state), rewards, self.dynamics.done(self.state)

@@ -153,9 +153,7 @@ def best_response(
     return BestResponse(float(values[0]), tuple(plan), states)
 
 
-def policies_nash_conv(
-    dynamics: Dynamics, policies: Sequence[Policy], max_states: int = MAX_STATES
-) -> NashConv:
+def policies_nash_conv(dynamics: Dynamics, policies: Sequence[Policy], max_states: int = MAX_STATES) -> NashConv:
     """Return NashConv(pi) = sum_i V_i(best response to pi_-i) - V_i(pi) of deterministic policies.
 
     See `best_response` for the parameters and errors. 0 exactly at equilibria in Markov policies.

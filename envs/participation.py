@@ -85,9 +85,7 @@ class Participation(ParallelEnv[str, Observations, int]):  # type: ignore[misc] 
 
     def step(
         self, actions: Mapping[str, int]
-    ) -> tuple[
-        dict[str, Observations], dict[str, float], dict[str, bool], dict[str, bool], dict[str, dict[str, Any]]
-    ]:
+    ) -> tuple[dict[str, Observations], dict[str, float], dict[str, bool], dict[str, bool], dict[str, dict[str, Any]]]:
         """Play one round; see `ParallelEnv.step`.
 
         An info holds what was played, its money and the quality: `action`, `effort`, `benefit`, `cost`,

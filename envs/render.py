@@ -28,9 +28,7 @@ def write(dynamics: Dynamics, history: Sequence[State]) -> str:
         efforts = "".join(MARKS[dynamics.units[state.last[i]]] for state in played)
         left = (dynamics.budget[i] - history[-1].spent[i]) / 2
         total = sum(float(dynamics.stage.rewards[dynamics.profile(state.last), i]) for state in played)
-        lines.append(
-            f"{organization.name:<{width}} |{efforts:<{game.horizon}}| budget {left:g}, rewards {total:+.3f}"
-        )
+        lines.append(f"{organization.name:<{width}} |{efforts:<{game.horizon}}| budget {left:g}, rewards {total:+.3f}")
     quality = float(dynamics.stage.quality[dynamics.profile(history[-1].last)])
     return "\n".join([*lines, f"quality {quality:.3f}"])
 

@@ -52,9 +52,7 @@ class ClosedFormSurface:
         if not 0.0 < self.steepness < math.inf:
             raise GameError(f"closed-form surface: steepness is {self.steepness}, give a positive number")
         if not 0.0 <= self.rank_half < math.inf:
-            raise GameError(
-                f"closed-form surface: rank_half is {self.rank_half}, give a number of at least 0"
-            )
+            raise GameError(f"closed-form surface: rank_half is {self.rank_half}, give a number of at least 0")
 
     def quality(self, efforts: Floats, ranks: Ints, organizations: Sequence[OrganizationType]) -> Floats:
         """Return the quality of each joint effort.
@@ -272,9 +270,7 @@ class MeasuredSurface:
         try:
             document = json.loads(Path(path).read_text())
             if document["format"] != FORMAT:
-                raise GameError(
-                    f"format is {document['format']!r}, this version reads {FORMAT!r}; measure again"
-                )
+                raise GameError(f"format is {document['format']!r}, this version reads {FORMAT!r}; measure again")
             points = tuple(
                 SurfacePoint(
                     tuple(float(effort) for effort in point["efforts"]),
@@ -290,9 +286,7 @@ class MeasuredSurface:
         except GameError as error:
             raise GameError(f"{path}: {error}") from None
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise GameError(
-                f"{path}: not a {FORMAT} file ({type(error).__name__}: {error}); measure again"
-            ) from error
+            raise GameError(f"{path}: not a {FORMAT} file ({type(error).__name__}: {error}); measure again") from error
 
 
 def _check_point(where: str, point: SurfacePoint, width: int) -> None:
@@ -305,9 +299,7 @@ def _check_point(where: str, point: SurfacePoint, width: int) -> None:
         if not 0.0 <= effort <= 1.0:
             raise GameError(f"{where}: effort {effort} is not in [0, 1]")
         if (effort > 0.0) != (rank > 0):
-            raise GameError(
-                f"{where}: effort {effort} with rank {rank}; the rank is 0 exactly where the effort is 0"
-            )
+            raise GameError(f"{where}: effort {effort} with rank {rank}; the rank is 0 exactly where the effort is 0")
     if isinstance(point.quality, bool) or not isinstance(point.quality, (int, float)):
         raise GameError(f"{where}: quality is {point.quality!r}, give a number in [0, 1]")
     if not 0.0 <= point.quality <= 1.0:
@@ -315,6 +307,4 @@ def _check_point(where: str, point: SurfacePoint, width: int) -> None:
             f"{where}: quality is {point.quality}, give a number in [0, 1]; repeat a training that diverged"
         )
     if not 0.0 <= point.standard_error < math.inf:
-        raise GameError(
-            f"{where}: standard error is {point.standard_error}, give a finite number of at least 0"
-        )
+        raise GameError(f"{where}: standard error is {point.standard_error}, give a finite number of at least 0")

@@ -60,9 +60,7 @@ def canonical_json(obj: Any) -> bytes:
         ordered = _ordered(obj, None)
         return _ENCODER.encode(ordered).encode()
     except UnicodeEncodeError:
-        raise LedgerError(
-            "canonical JSON: a string holds a lone surrogate; it is not valid Unicode"
-        ) from None
+        raise LedgerError("canonical JSON: a string holds a lone surrogate; it is not valid Unicode") from None
     except RecursionError:
         raise LedgerError("canonical JSON: the value is nested too deeply, or contains itself") from None
 
@@ -79,18 +77,14 @@ def _ordered(obj: Any, where: _Where) -> Any:
     if kind is dict:
         try:
             # Code point order is UTF-16 order unless a key lies beyond the basic plane.
-            names = (
-                sorted(obj) if "".join(obj).isascii() else sorted(obj, key=lambda k: k.encode("utf-16-be"))
-            )
+            names = sorted(obj) if "".join(obj).isascii() else sorted(obj, key=lambda k: k.encode("utf-16-be"))
         except TypeError:
             raise LedgerError(f"canonical JSON: {_path(where)}: a key is not a string") from None
         return {name: _ordered(obj[name], (where, name)) for name in names}
     if kind is list:
         return [_ordered(item, (where, i)) for i, item in enumerate(obj)]
     if kind is float:
-        raise LedgerError(
-            f"canonical JSON: {_path(where)}: floats are refused ({obj!r}); write it as a string"
-        )
+        raise LedgerError(f"canonical JSON: {_path(where)}: floats are refused ({obj!r}); write it as a string")
     raise LedgerError(f"canonical JSON: {_path(where)}: {kind.__name__} is not a JSON type (list, not tuple)")
 
 
@@ -120,9 +114,7 @@ def parse_canonical(data: bytes) -> Any:
         raise LedgerError(f"not JSON: {error}") from None
     if canonical_json(obj) != data:
         duplicate = _first_duplicate(data)
-        reason = (
-            f"key {duplicate!r} occurs twice" if duplicate is not None else "not in canonical form (RFC 8785)"
-        )
+        reason = f"key {duplicate!r} occurs twice" if duplicate is not None else "not in canonical form (RFC 8785)"
         raise LedgerError(f"canonical JSON: {reason}")
     return obj
 
@@ -184,9 +176,7 @@ def tensors_digest(tensors: Mapping[str, TensorEntry]) -> str:
         view = memoryview(data).cast("B") if memoryview(data).nbytes else memoryview(b"")
         expected = _tensor_bytes(name, dtype, shape)
         if view.nbytes != expected:
-            raise LedgerError(
-                f"tensor {name!r}: {dtype}{list(shape)} needs {expected} bytes, got {view.nbytes}"
-            )
+            raise LedgerError(f"tensor {name!r}: {dtype}{list(shape)} needs {expected} bytes, got {view.nbytes}")
         head = canonical_json({"dtype": dtype, "name": name, "shape": list(shape)})
         digest.update(len(head).to_bytes(8, "big"))
         digest.update(head)
@@ -268,22 +258,16 @@ def _parse_safetensors(raw: bytes) -> tuple[dict[str, TensorEntry], dict[str, st
             raise LedgerError(f"safetensors: tensor {name!r}: data_offsets is not two integers")
         begin, end = offsets
         if end - begin != _tensor_bytes(name, entry["dtype"], shape):
-            raise LedgerError(
-                f"safetensors: tensor {name!r}: offsets {offsets} do not fit its dtype and shape"
-            )
+            raise LedgerError(f"safetensors: tensor {name!r}: offsets {offsets} do not fit its dtype and shape")
         spans.append((begin, end, name))
         tensors[name] = (entry["dtype"], tuple(shape), data[max(begin, 0) : max(end, 0)])
     position = 0
     for begin, end, name in sorted(spans):
         if begin != position:
-            raise LedgerError(
-                f"safetensors: tensor {name!r} begins at {begin}, not at {position}: gap or overlap"
-            )
+            raise LedgerError(f"safetensors: tensor {name!r} begins at {begin}, not at {position}: gap or overlap")
         position = end
     if position != len(data):
-        raise LedgerError(
-            f"safetensors: tensors end at {position} but the file holds {len(data)} bytes of data"
-        )
+        raise LedgerError(f"safetensors: tensors end at {position} but the file holds {len(data)} bytes of data")
     return tensors, metadata
 
 

@@ -151,9 +151,7 @@ class EmbeddedEvm:
             try:
                 mined = self._evm.import_block(bytes.fromhex(block.decode()))
             except (LedgerError, ValueError) as error:
-                raise LedgerError(
-                    f"{self._path}: block {number} does not follow from the chain: {error}"
-                ) from None
+                raise LedgerError(f"{self._path}: block {number} does not follow from the chain: {error}") from None
             if number == 1 and (mined.to is not None or mined.data != self._bytecode or not mined.success):
                 raise LedgerError(f"{self._path}: block 1 does not deploy this version's anchor contract")
             self._note(block, mined)
@@ -165,9 +163,7 @@ class EmbeddedEvm:
         block = mined.raw.hex().encode()
         try:
             if not mined.success:
-                raise LedgerError(
-                    f"{self._path}: transaction {mined.tx_hash.hex()} failed; the block is dropped"
-                )
+                raise LedgerError(f"{self._path}: transaction {mined.tx_hash.hex()} failed; the block is dropped")
             self._journal.append([block])
         except LedgerError:
             self._execute(before)  # the chain in memory must not run ahead of the file

@@ -210,9 +210,7 @@ def read_event(envelope: dsse.Envelope, keys: Mapping[str, str]) -> Event:
 
 def _check_size(payload: bytes) -> None:
     if len(payload) > MAX_EVENT_BYTES:
-        raise LedgerError(
-            f"event: {len(payload)} bytes; an event may have {MAX_EVENT_BYTES}, put digests into it"
-        )
+        raise LedgerError(f"event: {len(payload)} bytes; an event may have {MAX_EVENT_BYTES}, put digests into it")
 
 
 def _check_content(content: Any) -> None:
@@ -257,9 +255,7 @@ def _check_content(content: Any) -> None:
                 or not is_digest(entry.get("update"))
                 or not _is_kind(entry.get("weight"), _INT)
             ):
-                raise LedgerError(
-                    f"{where}: every input needs organization, update (digest) and weight (int)"
-                )
+                raise LedgerError(f"{where}: every input needs organization, update (digest) and weight (int)")
     for name in {MODEL_RELEASE: ("files", "adapters")}.get(kind, ()):
         if not all(is_digest(value) for value in body[name].values()):
             raise LedgerError(f"{where}: body.{name} must map names to digests")
@@ -275,13 +271,9 @@ def _is_kind(value: object, kind: str) -> bool:
 
 def _check_register(organization: str, body: dict[str, Any], key_id: str) -> None:
     if body["organization"] != organization:
-        raise LedgerError(
-            f"REGISTER of {organization}: registers {body['organization']!r}; each registers itself"
-        )
+        raise LedgerError(f"REGISTER of {organization}: registers {body['organization']!r}; each registers itself")
     if body["key_id"] != key_id or key_id_of(body["public_key"]) != key_id:
-        raise LedgerError(
-            f"REGISTER of {organization}: key_id, public_key and the signing key do not belong together"
-        )
+        raise LedgerError(f"REGISTER of {organization}: key_id, public_key and the signing key do not belong together")
 
 
 class Registry:
@@ -330,9 +322,7 @@ class Registry:
         """Apply an event whose signature was checked. Raises LedgerError as :meth:`admit`."""
         where = f"{event.type} of {event.organization}"
         if self.run is not None and event.run != self.run:
-            raise LedgerError(
-                f"{where}: belongs to run {event.run!r}, this is {self.run!r}; a replay from elsewhere?"
-            )
+            raise LedgerError(f"{where}: belongs to run {event.run!r}, this is {self.run!r}; a replay from elsewhere?")
         if event.type == REGISTER:
             if self._key_of.get(event.organization, event.key_id) != event.key_id:
                 raise LedgerError(f"{where}: the name is registered with another key")

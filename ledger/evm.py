@@ -144,9 +144,7 @@ class Evm:
         chain = self._chain
         head = chain.get_canonical_head()
         nonce = chain.get_vm().state.get_nonce(self.account)
-        unsigned = chain.create_unsigned_transaction(
-            nonce=nonce, gas_price=0, gas=gas, to=to, value=0, data=data
-        )
+        unsigned = chain.create_unsigned_transaction(nonce=nonce, gas_price=0, gas=gas, to=to, value=0, data=data)
         try:
             output: bytes = chain.get_transaction_result(SpoofTransaction(unsigned, from_=self.account), head)
         except Revert as error:

@@ -25,8 +25,7 @@ def check_name(name: object) -> str:
     """Return ``name`` if it is a valid organization name, else raise LedgerError."""
     if not isinstance(name, str) or _NAME.fullmatch(name) is None:
         raise LedgerError(
-            f"organization name {name!r}: use 1 to 64 letters, digits, '_', '.', '-'; "
-            "start with a letter or digit"
+            f"organization name {name!r}: use 1 to 64 letters, digits, '_', '.', '-'; start with a letter or digit"
         )
     return name
 
@@ -52,9 +51,7 @@ class Identity:
     @cached_property
     def public_hex(self) -> str:
         """The raw public key, 64 hex digits."""
-        raw = self._private.public_key().public_bytes(
-            serialization.Encoding.Raw, serialization.PublicFormat.Raw
-        )
+        raw = self._private.public_key().public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
         return raw.hex()
 
     @cached_property
@@ -125,9 +122,7 @@ def load(name: str, directory: str | Path) -> Identity:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
-        raise LedgerError(
-            f"{path}: {name} has no key here; register it first, or point to its key folder"
-        ) from None
+        raise LedgerError(f"{path}: {name} has no key here; register it first, or point to its key folder") from None
     except OSError as error:
         if path.is_symlink():
             raise LedgerError(f"{path}: is a symbolic link; put the key file itself there") from None
@@ -138,8 +133,7 @@ def load(name: str, directory: str | Path) -> Identity:
             raise LedgerError(f"{path}: is not a regular file")
         if mode & 0o077:
             raise LedgerError(
-                f"{path}: others can read this private key (mode {stat.S_IMODE(mode):04o}); "
-                f"run: chmod 600 {path}"
+                f"{path}: others can read this private key (mode {stat.S_IMODE(mode):04o}); run: chmod 600 {path}"
             )
         pem = os.read(descriptor, 65536)
     finally:

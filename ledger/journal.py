@@ -115,9 +115,7 @@ class Journal:
         except OSError as error:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._fd, self._end)
-            raise LedgerError(
-                f"{self.path}: cannot be written: {error.strerror}; nothing was added"
-            ) from None
+            raise LedgerError(f"{self.path}: cannot be written: {error.strerror}; nothing was added") from None
         self._end += len(data)
 
     def clear(self) -> None:

@@ -107,9 +107,7 @@ class SqliteLog:
         path = self.path
         if any(_beside(path, suffix).exists() for suffix in _SIDE_FILES):
             # Reading a database in WAL mode writes beside it; a copy keeps the run as it is.
-            folder = Path(
-                self._resources.enter_context(tempfile.TemporaryDirectory(prefix="trustchain-log-"))
-            )
+            folder = Path(self._resources.enter_context(tempfile.TemporaryDirectory(prefix="trustchain-log-")))
             path = _stable_copy(path, folder)
             uri = f"file:{quote(str(path))}?mode=rw"
         else:
@@ -190,9 +188,7 @@ class SqliteLog:
                             "INSERT INTO leaves VALUES (?, ?, ?, ?, ?, ?)",
                             (position, event.organization, event.key, event.type, event.round, event.leaf),
                         )
-                        for level, index, digest in merkle.new_nodes(
-                            node, position, merkle.leaf_hash(event.leaf)
-                        ):
+                        for level, index, digest in merkle.new_nodes(node, position, merkle.leaf_hash(event.leaf)):
                             made[level, index] = digest
                     positions.append(position)
                 self._db.executemany(
@@ -205,9 +201,7 @@ class SqliteLog:
                     self._db.execute("ROLLBACK")
                 raise
         except sqlite3.Error as error:
-            raise LedgerError(
-                f"{self.path}: cannot be written: {error}; the batch is not in the log"
-            ) from None
+            raise LedgerError(f"{self.path}: cannot be written: {error}; the batch is not in the log") from None
         self.registry, self._size = registry, size
         return positions
 
@@ -219,9 +213,7 @@ class SqliteLog:
         LedgerError
             The key is in use for another type or body.
         """
-        row = self._one(
-            "SELECT idx, leaf FROM leaves WHERE organization=? AND key=?", (event.organization, event.key)
-        )
+        row = self._one("SELECT idx, leaf FROM leaves WHERE organization=? AND key=?", (event.organization, event.key))
         if row is None:
             return None
         if row[1] != event.leaf:

@@ -47,9 +47,7 @@ def vouched_files(run_dir: Path, log: SqliteLog) -> set[str]:
     return {name for name in names.union(release) if (run_dir / name).is_file()}
 
 
-def make_seal(
-    run_dir: Path, names: Iterable[str], seal: Mapping[str, str | int], identity: Identity
-) -> bytes:
+def make_seal(run_dir: Path, names: Iterable[str], seal: Mapping[str, str | int], identity: Identity) -> bytes:
     """Digest ``names`` and everything in ``ledger/``, and sign the list.
 
     Parameters

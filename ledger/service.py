@@ -78,9 +78,7 @@ class LedgerService:
             self._outbox = Outbox(self._dir / layout.OUTBOX)
             opened.callback(self._outbox.close)
             self._registry = self._log.registry.copy()
-            self._pending: list[Event] = [
-                self._registry.admit(envelope) for envelope in self._outbox.pending()
-            ]
+            self._pending: list[Event] = [self._registry.admit(envelope) for envelope in self._outbox.pending()]
             self._waiting = {(event.organization, event.key): event for event in self._pending}
             self._store = self._reconciled()
             opened.pop_all()
@@ -298,15 +296,9 @@ class LedgerService:
         """The anchor store, brought up to what the chain has: a crash may have come between the two."""
         path = self._dir / layout.ANCHORS
         if self._chain is None:
-            return (
-                heads.AnchorStore(self._run, {}, [])
-                if not path.exists()
-                else heads.parse_store(path.read_bytes())
-            )
+            return heads.AnchorStore(self._run, {}, []) if not path.exists() else heads.parse_store(path.read_bytes())
         chain, anchors = self._chain.describe(), self._chain.anchors()
-        store = (
-            heads.parse_store(path.read_bytes()) if path.exists() else heads.AnchorStore(self._run, chain, [])
-        )
+        store = heads.parse_store(path.read_bytes()) if path.exists() else heads.AnchorStore(self._run, chain, [])
         if store.run != self._run or store.chain != chain:
             raise LedgerError(
                 f"{path}: belongs to run {store.run!r} on {store.chain}, this is {self._run!r} on {chain}"
@@ -319,9 +311,7 @@ class LedgerService:
         for anchor in anchors[len(store.entries) :]:
             if anchor.size > self._log.size or self._log.root(anchor.size) != anchor.root:
                 raise LedgerError(f"{path}: anchor {anchor.seq} of the chain is not of this log")
-            head = heads.sign_head(
-                self._identity, self._run, anchor.size, anchor.root, anchor.seq, anchor.prev
-            )
+            head = heads.sign_head(self._identity, self._run, anchor.size, anchor.root, anchor.seq, anchor.prev)
             store.entries.append((head, anchor.receipt))
         write_atomic(path, store.to_bytes())
         return store

@@ -103,9 +103,7 @@ def verify_run(run_dir: str | Path, on_check: Callable[[Check], None] | None = N
             check = Check(name, "fail", str(fault), fault.file)
         except LedgerError as error:
             check = Check(name, "fail", str(error), about)
-        except (
-            Exception
-        ) as error:  # whatever garbage in a file may still set off is a finding about that file
+        except Exception as error:  # whatever garbage in a file may still set off is a finding about that file
             check = Check(name, "fail", f"{about}: cannot be checked: {type(error).__name__}: {error}", about)
         report.checks.append(check)
         if on_check is not None:

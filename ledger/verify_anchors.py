@@ -33,9 +33,7 @@ def _check_row(audit: Audit) -> None:
     for seq, head in enumerate(audit.heads, 1):
         where = f"tree head {seq}"
         if (head.run, head.seq, head.prev) != (audit.run, seq, root):
-            raise LedgerError(
-                f"{where}: is head {head.seq} of run {head.run!r}, or does not follow the one before it"
-            )
+            raise LedgerError(f"{where}: is head {head.seq} of run {head.run!r}, or does not follow the one before it")
         if not size < head.size <= log.size:
             raise LedgerError(f"{where}: size {head.size} is not within {size + 1} and {log.size}")
         if log.root(head.size).hex() != head.root:
@@ -55,9 +53,7 @@ def check_anchors(audit: Audit) -> str:
     if store is None:
         raise Skip("the run has no anchors")
     if store.chain.get("kind") != embedded.KIND:
-        raise Skip(
-            f"the chain is of kind {store.chain.get('kind')!r}; only an embedded one can be checked offline"
-        )
+        raise Skip(f"the chain is of kind {store.chain.get('kind')!r}; only an embedded one can be checked offline")
     try:
         chain = EmbeddedEvm(audit.run_dir / layout.CHAIN, read_only=True)
     except PyEvmMissing as missing:

@@ -137,9 +137,7 @@ def check_rounds(audit: Audit) -> str:
     """Files of rounds are what MERGE and CHECKPOINT events name; only pruned ones may be missing."""
     links = audit.links
     checked = pruned = 0
-    for event in [event for chain in links.merges.values() for event in chain] + list(
-        links.checkpoints.values()
-    ):
+    for event in [event for chain in links.merges.values() for event in chain] + list(links.checkpoints.values()):
         name = event.body["file"]
         if not (audit.run_dir / name).exists() and _is_pruned(audit, event):
             pruned += 1

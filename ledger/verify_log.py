@@ -33,9 +33,7 @@ def check_log(audit: Audit) -> str:
         for stored, computed in zip_longest(log.nodes(), audit.merkle.nodes() if slots else ()):
             if stored != computed:
                 level, index, _ = computed or stored
-                raise Fault(
-                    layout.LOG, f"the stored hash at level {level}, {index} is not that of the events"
-                )
+                raise Fault(layout.LOG, f"the stored hash at level {level}, {index} is not that of the events")
     finally:
         log.close()
     if not audit.events:
@@ -144,9 +142,7 @@ class _LinkState:
             raise LedgerError(f"{where}: comes after round {chain[-1].body['round']}, which is finished")
         base = self._adapter(cohort)
         if body["base"] != base:
-            raise LedgerError(
-                f"{where}: starts from {body['base'][:16]}, the adapter before it is {base[:16]}"
-            )
+            raise LedgerError(f"{where}: starts from {body['base'][:16]}, the adapter before it is {base[:16]}")
         seen: set[str] = set()
         for entry in body["inputs"]:
             organization, update = entry["organization"], entry["update"]
@@ -159,9 +155,7 @@ class _LinkState:
             if (*slot, update) in self._refused or (*slot, None) in self._refused:
                 raise LedgerError(f"{where}: takes an update of {organization} that was refused")
             if (*slot, body["base"], update, entry["weight"]) not in self._updates:
-                raise LedgerError(
-                    f"{where}: {organization} signed no update {update[:16]} of that base and weight"
-                )
+                raise LedgerError(f"{where}: {organization} signed no update {update[:16]} of that base and weight")
             self.inputs += 1
         chain.append(event)
 

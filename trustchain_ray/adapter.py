@@ -65,9 +65,7 @@ def serialise(tensors: Mapping[str, np.ndarray], metadata: dict[str, str] | None
     return save({name: np.asarray(tensors[name], "<f4", order="C") for name in sorted(tensors)}, metadata)
 
 
-def save_tensors(
-    path: Path, tensors: Mapping[str, np.ndarray], metadata: dict[str, str] | None = None
-) -> None:
+def save_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
     """Write a safetensors file whole or not at all."""
     write_atomic(path, serialise(tensors, metadata))
 

@@ -1,5 +1,7 @@
 """Checks on an update before it is merged: who signed it, for which round, and whether it is sound."""
 
+from typing import Any
+
 import numpy as np
 
 from ledger.errors import LedgerError
@@ -15,6 +17,24 @@ class Refused(Exception):
     def __init__(self, reason: str) -> None:
         # A reason quotes what the sender wrote: it must not grow beyond what one event may hold.
         super().__init__(reason if len(reason) <= 500 else reason[:500] + "...")
+
+
+def check_decision(envelope: dict[str, Any], organization: str, number: int, keys: dict[str, str], run: str) -> None:
+    """Refuse a decision that the organization did not sign for this round.
+
+    Raises
+    ------
+    Refused
+        With the reason.
+    """
+    try:
+        event = read_event(envelope, keys)
+    except LedgerError as error:
+        raise Refused(f"decision: {error}") from None
+    if (event.type, event.run, event.organization) != ("DECISION", run, organization):
+        raise Refused(f"decision: signed as {event.type} of {event.organization} in run {event.run}")
+    if event.body["round"] != number:
+        raise Refused(f"decision: signed for round {event.body['round']}")
 
 
 def check_update(
@@ -47,18 +67,12 @@ def check_update(
         raise Refused(f"signature: {error}") from None
     body = event.body
     if event.type != "UPDATE" or event.run != run or event.organization != organization:
-        raise Refused(
-            f"signed as {event.type} of {event.organization} in run {event.run}, not as its own update"
-        )
+        raise Refused(f"signed as {event.type} of {event.organization} in run {event.run}, not as its own update")
     if body["round"] != number or body["cohort"] != task.cohort:
         raise Refused(f"replayed: signed for round {body['round']} of {body['cohort']}")
     if body["base"] != task.digest:
         raise Refused("trained from another adapter than this round's")
-    if (
-        type(update.weight) is not int
-        or body["weight"] != update.weight
-        or not 0 < update.weight <= max_weight
-    ):
+    if type(update.weight) is not int or body["weight"] != update.weight or not 0 < update.weight <= max_weight:
         raise Refused(f"weight {update.weight} is not within the registered {max_weight}")
     if update.update.layout != layout or update.update.buffer.shape != (layout.size,):
         raise Refused("names or shapes differ from the agreed adapter")

@@ -41,14 +41,22 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
     train = _verb(verbs, "train", "run a federation", _train, EXAMPLES)
-    train.add_argument("-c", "--config", action="append", default=[], metavar="FILE", help="YAML file; several are merged in order")
+    train.add_argument(
+        "-c", "--config", action="append", default=[], metavar="FILE", help="YAML file; several are merged in order"
+    )
     train.add_argument("overrides", nargs="*", metavar="key=value", help="dotted overrides, applied last")
     train.add_argument("--run", metavar="DIR", help="run directory (default: the next free <run.dir>/<run.name>)")
     train.add_argument("--resume", metavar="RUN", help="go on with a run from its last finished round")
     train.add_argument("--dry-run", action="store_true", help="print the resolved configuration and stop")
     train.add_argument("--json", action="store_true", help="print one JSON object as the last line")
 
-    verify = _verb(verbs, "verify", "check a run's signatures, log, adapters and anchors", _verify, "  trustchain verify runs/small --json")
+    verify = _verb(
+        verbs,
+        "verify",
+        "check a run's signatures, log, adapters and anchors",
+        _verify,
+        "  trustchain verify runs/small --json",
+    )
     verify.add_argument("run", metavar="RUN", help="run directory")
     verify.add_argument("--json", action="store_true", help="print one JSON object as the last line")
 

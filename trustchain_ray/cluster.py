@@ -37,7 +37,13 @@ def cluster(config: Config, organizations: int) -> Iterator[None]:
             ray.init(log_to_driver=False, logging_level=logging.ERROR)
         else:
             count = max(os.cpu_count() or 1, int(-(-cpus // 1)) + 1)
-            ray.init(address="local", num_cpus=count, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+            ray.init(
+                address="local",
+                num_cpus=count,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
     try:
         have = ray.cluster_resources()
         for kind, asked in (("CPU", cpus), ("GPU", gpus)):

@@ -18,7 +18,10 @@ Scores = dict[str, dict[str, float]]
 def mean_scores(scores: Scores) -> dict[str, float]:
     """Mean over organizations of every metric."""
     metrics = sorted({metric for row in scores.values() for metric in row})
-    return {m: sum(row[m] for row in scores.values() if m in row) / sum(m in row for row in scores.values()) for m in metrics}
+    return {
+        m: sum(row[m] for row in scores.values() if m in row) / sum(m in row for row in scores.values())
+        for m in metrics
+    }
 
 
 def start_isolated(federation: "Federation", steps: int) -> Any:
@@ -41,9 +44,9 @@ def start_centralised(federation: "Federation", steps: int) -> Any:
 
     config = federation.config
     environment = {"env_vars": {"OMP_NUM_THREADS": str(config.training.threads), "TOKENIZERS_PARALLELISM": "false"}}
-    learner = RemotePool.options(
-        num_cpus=0, num_gpus=config.resources.gpus_per_worker, runtime_env=environment
-    ).remote(config, federation.id)
+    learner = RemotePool.options(num_cpus=0, num_gpus=config.resources.gpus_per_worker, runtime_env=environment).remote(
+        config, federation.id
+    )
     return [learner.centralised.remote(federation.names, federation.terms_ref, steps * len(federation.names)), learner]
 
 
@@ -59,9 +62,7 @@ def join_holdings(config: Any, names: list[str]) -> tuple[Holdings, dict[str, li
     for name in names:
         own = load_holdings(config, name)
         tests[name] = own.test
-        everything.train += [
-            dataclasses.replace(record, id=f"{name}/{record.id}") for record in own.train
-        ]
+        everything.train += [dataclasses.replace(record, id=f"{name}/{record.id}") for record in own.train]
     return everything, tests
 
 

@@ -29,14 +29,10 @@ def _f(default: Any, doc: str, *, path: bool = False, entries: type | None = Non
 
 @dataclass
 class RunConfig:
-    name: str = _f(
-        "run", "Name of the run; the run directory is `<dir>/<name>` unless `--run` says otherwise."
-    )
+    name: str = _f("run", "Name of the run; the run directory is `<dir>/<name>` unless `--run` says otherwise.")
     dir: str = _f("runs", "Folder that holds run directories.")
     key: str = _f("trustchain", "The run's key: every random choice is derived from it.")
-    keystore: str = _f(
-        "", "Folder of the identity keys; empty: `$TRUSTCHAIN_HOME/keys`, else `~/.trustchain/keys`."
-    )
+    keystore: str = _f("", "Folder of the identity keys; empty: `$TRUSTCHAIN_HOME/keys`, else `~/.trustchain/keys`.")
 
 
 @dataclass
@@ -99,25 +95,19 @@ class SourceConfig:
 
 @dataclass
 class DataConfig:
-    split: str = _f("column", "Who holds what: column | sources | dirichlet.")
-    train: str = _f("", "One source for all organizations (`column`, `dirichlet`).", path=True)
-    test: str = _f(
-        "", "Test records (`column`: the organization column; `dirichlet`: shared by all).", path=True
+    split: str = _f(
+        "column", "Who holds what: column | sources | dirichlet | subject (all of a person at one organization)."
     )
-    organizations: dict[str, SourceConfig] = _f(
-        {}, "One source an organization (`sources`).", entries=SourceConfig
-    )
+    train: str = _f("", "One source for all organizations (not `sources`).", path=True)
+    test: str = _f("", "Test records (`column`: the organization column; `dirichlet`: shared by all).", path=True)
+    organizations: dict[str, SourceConfig] = _f({}, "One source an organization (`sources`).", entries=SourceConfig)
     public: str = _f("", "Public records: vocabulary and warm-up of a made model. Never private.", path=True)
     validation: str = _f("", "Public validation records.", path=True)
     columns: ColumnsConfig = _f(ColumnsConfig, "Names of the columns.")
-    dirichlet_organizations: int = _f(4, "Number of organizations of a Dirichlet split.")
-    dirichlet_alpha: float = _f(
-        0.5, "Concentration of a Dirichlet split over labels; small is heterogeneous."
-    )
+    split_into: int = _f(4, "Number of organizations of a `dirichlet` or `subject` split.")
+    dirichlet_alpha: float = _f(0.5, "Concentration of a Dirichlet split over labels; small is heterogeneous.")
     test_share: float = _f(0.2, "Chance of each record to be held out where there are no test records.")
-    bad_rows: str = _f(
-        "refuse", "Rows that cannot be read: refuse (stop, naming file and line) | skip (and count)."
-    )
+    bad_rows: str = _f("refuse", "Rows that cannot be read: refuse (stop, naming file and line) | skip (and count).")
     limit: int = _f(0, "At most so many training records an organization (0: all), the first by keyed order.")
     test_limit: int = _f(0, "At most so many test records an organization (0: all).")
 
@@ -155,9 +145,7 @@ class FederationConfig:
     deadline_s: float = _f(600.0, "Seconds after which a missing organization is left out of a round.")
     evaluate_every: int = _f(1, "Evaluate the model every so many rounds (the last one always).")
     keep_rounds: int = _f(0, "Keep the adapters of so many last rounds (0: all).")
-    baselines: list[str] = _f(
-        [], "Also train: isolated, centralised (centralised moves records: research only)."
-    )
+    baselines: list[str] = _f([], "Also train: isolated, centralised (centralised moves records: research only).")
     personalization: str = _f("none", "What an organization serves besides: none | head | adapter.")
     personalization_steps: int = _f(0, "Own steps of an organization after the last round (head, adapter).")
     personalization_lr: float = _f(
@@ -172,17 +160,11 @@ class TrustConfig:
 
 @dataclass
 class ResourcesConfig:
-    mode: str = _f(
-        "dedicated", "dedicated (own workers an organization) | pooled (simulation, no isolation)."
-    )
-    workers: int = _f(
-        1, "Ranks of an organization's worker group (dedicated), or workers of the pool (pooled)."
-    )
+    mode: str = _f("dedicated", "dedicated (own workers an organization) | pooled (simulation, no isolation).")
+    workers: int = _f(1, "Ranks of an organization's worker group (dedicated), or workers of the pool (pooled).")
     cpus_per_worker: float = _f(1.0, "CPUs that Ray reserves for a rank.")
     gpus_per_worker: float = _f(0.0, "GPUs of a rank; a fraction shares one GPU between organizations.")
-    pin_organizations: bool = _f(
-        False, "Place each organization on nodes with the custom resource `org_<name>`."
-    )
+    pin_organizations: bool = _f(False, "Place each organization on nodes with the custom resource `org_<name>`.")
     address: str = _f("", "Ray cluster to join; empty: the job's or RAY_ADDRESS's cluster, else a local one.")
     max_restarts: int = _f(3, "Rebuild a dead worker group or organization at most so often.")
 
@@ -214,7 +196,7 @@ CHOICES = {
     "model.task": ("causal", "classification"),
     "model.dtype": ("float32", "bfloat16"),
     "model.lora.form": ("ffa", "fedavg", "flora", "svd"),
-    "data.split": ("column", "sources", "dirichlet"),
+    "data.split": ("column", "sources", "dirichlet", "subject"),
     "data.bad_rows": ("refuse", "skip"),
     "training.engine": ("auto", "torch", "deepspeed"),
     "training.schedule": ("constant", "linear", "cosine"),
@@ -242,7 +224,7 @@ RANGES: tuple[tuple[str, float | None, float | None], ...] = (
     ("model.made.warmup_steps", 0, None),
     ("model.made.warmup_batch", 1, None),
     ("model.made.warmup_lr", 0, None),
-    ("data.dirichlet_organizations", 1, None),
+    ("data.split_into", 1, None),
     ("data.dirichlet_alpha", 1e-6, None),
     ("data.test_share", 0, 0.9),
     ("data.limit", 0, None),
@@ -333,9 +315,7 @@ def _fits(value: Any, hint: Any) -> bool:
     if kind is list:
         return isinstance(value, list) and all(_fits(item, inner[0]) for item in value)
     if kind is dict:
-        return isinstance(value, dict) and all(
-            _fits(k, inner[0]) and _fits(v, inner[1]) for k, v in value.items()
-        )
+        return isinstance(value, dict) and all(_fits(k, inner[0]) and _fits(v, inner[1]) for k, v in value.items())
     return isinstance(value, kind)
 
 
@@ -393,10 +373,7 @@ def _inconsistencies(c: Config) -> Iterator[str]:
         yield "model.made.hidden: must be an even multiple of model.made.heads"
     if c.federation.cohorts == "groups" and not c.federation.groups:
         yield "federation.groups: `federation.cohorts: groups` needs named groups of organizations"
-    if (
-        c.federation.cohorts in ("one", "by_organization", "groups")
-        and c.federation.shards_per_organization > 1
-    ):
+    if c.federation.cohorts in ("one", "by_organization", "groups") and c.federation.shards_per_organization > 1:
         yield (
             f"federation.shards_per_organization={c.federation.shards_per_organization}: "
             f"`cohorts: {c.federation.cohorts}` does not divide records; use by_shard or by_both"

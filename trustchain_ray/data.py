@@ -50,8 +50,8 @@ def organization_names(config: Config) -> list[str]:
     data = config.data
     if data.split == "sources":
         names = sorted(data.organizations)
-    elif data.split == "dirichlet":
-        names = [f"org_{i}" for i in range(data.dirichlet_organizations)]
+    elif data.split in ("dirichlet", "subject"):
+        names = [f"org_{i}" for i in range(data.split_into)]
     else:
         names = _names_in_column(data)
     unknown = sorted(set(config.model.lora.ranks) - set(names))
@@ -99,6 +99,8 @@ def load_holdings(config: Config, organization: str) -> Holdings:
     if data.split == "dirichlet":
         mine = _dirichlet_share(config, train, organization)
         train = [record for record, keep in zip(train, mine, strict=True) if keep]
+    elif data.split == "subject":
+        train, test = (_own_subjects(config, records, organization) for records in (train, test))
     key = derive(config.run.key, "holdings", organization)
     train = _keyed_order(train, key)
     if not test_source and data.test_share > 0:
@@ -113,9 +115,7 @@ def load_holdings(config: Config, organization: str) -> Holdings:
             f"organization {organization!r} has no training records in {train_source}; "
             "take it out of the configuration or bring records"
         )
-    return Holdings(
-        organization, sorted(train, key=lambda r: r.id), sorted(test, key=lambda r: r.id), skipped
-    )
+    return Holdings(organization, sorted(train, key=lambda r: r.id), sorted(test, key=lambda r: r.id), skipped)
 
 
 def load_public(config: Config, source: str) -> list[Record]:
@@ -229,3 +229,9 @@ def _dirichlet_share(config: Config, records: list[Record], organization: str) -
         owner = min(int((shares[record.label] < _point(key, record)).sum()), len(names) - 1)
         mine.append(names[owner] == organization)
     return mine
+
+
+def _own_subjects(config: Config, records: list[Record], organization: str) -> list[Record]:
+    """Records of the persons that belong to the organization: HMAC(key, subject) mod organizations."""
+    key, count = derive(config.run.key, "subject"), config.data.split_into
+    return [record for record in records if f"org_{shard_of(key, record.subject, count)}" == organization]

@@ -14,7 +14,7 @@ from ledger.events import make_event
 from ledger.identity import COORDINATOR, load_or_create, public_document
 from trustchain_ray import forms
 from trustchain_ray.adapter import Layout, Tensors, digest, load_tensors, save_tensors, serialise
-from trustchain_ray.checks import Refused, check_update
+from trustchain_ray.checks import Refused, check_decision, check_update
 from trustchain_ray.cohorts import cohorts_of
 from trustchain_ray.config import Config
 from trustchain_ray.data import load_public, organization_names
@@ -59,7 +59,6 @@ class Federation:
         self.resumed = (run.path / "manifest.json").is_file()
         self.id = run.read_json("manifest.json")["run"] if self.resumed else f"{config.run.name}-{secrets.token_hex(6)}"
         self.states: dict[str, Tensors] = {}
-        self.keys: dict[str, str] = {}
         self.late: dict[str, Any] = {}  # organizations still at work on an earlier round
         self.finished = 0
 
@@ -68,7 +67,6 @@ class Federation:
         self.base = self._base()
         self.members = {m.name: m for m in start_members(self.config, self.id, self.names)}
         self.registrations = self._gather("register", self.base)
-        self.keys = {r["document"]["key_id"]: r["document"]["public_key"] for r in self.registrations.values()}
         shapes = next(iter(self.registrations.values()))["worker"]["shapes"]
         self._agree(shapes)
         self.terms = Terms(
@@ -89,10 +87,10 @@ class Federation:
 
     def model(self) -> Tensors:
         """The model: the merge of the cohorts, in the form's own tensors."""
-        weights = [max(1, sum(self._records(n, c) for n in self.cohorts[c])) for c in sorted(self.cohorts)]
-        if self.config.federation.weights == "equal":
-            weights = [1] * len(weights)
-        states = [self.states[c] for c in sorted(self.cohorts)]
+        held = {c: sum(self._records(n, c) for n in self.cohorts[c]) for c in sorted(self.cohorts)}
+        held = {c: count for c, count in held.items() if count}  # a cohort without records has learnt nothing
+        weights = [1] * len(held) if self.config.federation.weights == "equal" else list(held.values())
+        states = [self.states[c] for c in held]
         merged: Tensors = self.form.merge_cohorts(self.initial, states, weights, self.config.federation.merge_scale)
         return merged
 
@@ -128,7 +126,11 @@ class Federation:
             finally:
                 for cohort in rounds.values():
                     cohort.waiting.discard(name)
-            events += self._accept(number, replies[name], rounds)
+            try:
+                events += self._accept(number, name, replies[name], rounds)
+            except Refused as refused:
+                del replies[name]
+                absent[name] = f"its answer was refused: {refused}"
             for c, cohort in rounds.items():
                 if not cohort.waiting and c not in merged:
                     merged[c] = self._merge(number, c, cohort)
@@ -225,7 +227,7 @@ class Federation:
 
     def _load_rounds(self) -> None:
         """The states after the last finished round; all its events are sent to the log again."""
-        self.states = {cohort: self.initial for cohort in self.cohorts}
+        self.states = dict.fromkeys(self.cohorts, self.initial)
         finished = self.run.finished_rounds()
         for number in finished:
             content = self.run.read_json(f"rounds/{number:04d}/round.json")
@@ -246,33 +248,37 @@ class Federation:
             rounds[cohort] = CohortRound(task, set(members) - set(self.late))
         return rounds
 
-    def _accept(self, number: int, reply: Reply, rounds: dict[str, CohortRound]) -> list[dict[str, Any]]:
-        """Check the updates of one organization; events of what was accepted and refused."""
+    def _accept(self, number: int, name: str, reply: Reply, rounds: dict[str, CohortRound]) -> list[dict[str, Any]]:
+        """Check the decision and the updates of one organization; events of what was accepted and refused."""
+        document = self.registrations[name]["document"]
+        keys = {document["key_id"]: document["public_key"]}  # it may sign for itself alone
+        check_decision(reply.decision, name, number, keys, self.id)
         events = [reply.decision]
         for update in reply.updates:
             cohort = rounds.get(update.cohort)
             try:
-                if cohort is None or reply.organization not in self.cohorts[update.cohort]:
+                if cohort is None or name not in self.cohorts[update.cohort]:
                     raise Refused("the organization is not in this cohort")
-                records = self._records(reply.organization, update.cohort)
+                records = self._records(name, update.cohort)
                 unit = records if self.config.federation.weights == "records" else 1
                 check_update(
                     update,
-                    reply.organization,
+                    name,
                     number,
                     cohort.task,
-                    self._update_layout(reply.organization),
-                    self.keys,
+                    self._update_layout(name),
+                    keys,
                     self.id,
                     self.config.trust.max_update_norm,
                     unit * self.config.federation.local_steps,
                 )
             except Refused as refused:
-                body = {"round": number, "organization": reply.organization, "cohort": update.cohort, "reason": str(refused)}
+                cohort_name = str(update.cohort)[:100]
+                body = {"round": number, "organization": name, "cohort": cohort_name, "reason": str(refused)}
                 events.append(self._event("REFUSED", {**body, "update": digest(update.update.tensors())}))
-                self.progress(f"  refused an update of {reply.organization}: {refused}")
+                self.progress(f"  refused an update of {name}: {refused}")
             else:
-                cohort.accepted[reply.organization] = update
+                cohort.accepted[name] = update
                 events.append(update.envelope)
         return events
 
@@ -402,4 +408,3 @@ def _reason(error: Exception) -> str:
     cause = getattr(error, "cause", None) or error
     lines = [line for line in str(cause).strip().splitlines() if line.strip()]
     return lines[-1].strip() if lines else type(cause).__name__
-

@@ -8,9 +8,7 @@ from trustchain_ray.adapter import LORA_A, LORA_B, Tensors
 from trustchain_ray.keys import generator
 
 
-def fresh_adapter(
-    shapes: Mapping[str, tuple[int, ...]], key: str, purpose: str, rank: int, form: str
-) -> Tensors:
+def fresh_adapter(shapes: Mapping[str, tuple[int, ...]], key: str, purpose: str, rank: int, form: str) -> Tensors:
     """LoRA factors of a fresh adapter: B = 0 and a random A.
 
     Parameters

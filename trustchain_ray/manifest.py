@@ -34,9 +34,7 @@ def build_manifest(
         worker = registration["worker"]
         for part, what in (("base", "base model"), ("shapes", "adapter shapes")):
             if worker[part] != first[part]:
-                raise TrustChainError(
-                    f"organization {name!r} has another {what} than the first one: {worker[part]}"
-                )
+                raise TrustChainError(f"organization {name!r} has another {what} than the first one: {worker[part]}")
     federation, training, lora = config.federation, config.training, config.model.lora
     return {
         "version": __version__,

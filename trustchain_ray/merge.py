@@ -21,9 +21,7 @@ LIMIT = 64.0  # largest magnitude of one value of an update
 _CHUNK = 1 << 17  # values of a block: its accumulator stays in the second-level cache
 
 
-def weighted_sum(
-    terms: Sequence[np.ndarray], weights: Sequence[int], threads: int = 1
-) -> tuple[np.ndarray, int]:
+def weighted_sum(terms: Sequence[np.ndarray], weights: Sequence[int], threads: int = 1) -> tuple[np.ndarray, int]:
     """``sum_i weights[i] * round(terms[i] * 2**24)``, exactly, and the total weight.
 
     Parameters

@@ -142,7 +142,7 @@ def base_digest(base: str) -> str:
         if path.suffix in (".safetensors", ".json") and path.is_file():
             digest.update(f"{path.name} {path.stat().st_size}\n".encode())
             with path.open("rb") as data:
-                for block in iter(lambda: data.read(1 << 20), b""):  # noqa: B023
+                for block in iter(lambda: data.read(1 << 20), b""):
                     digest.update(block)
     return digest.hexdigest()
 

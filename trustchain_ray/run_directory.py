@@ -41,9 +41,7 @@ class RunDirectory:
             It exists and holds something.
         """
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise UsageError(
-                f"{path} exists already; go on with it by --resume {path}, or choose another --run"
-            )
+            raise UsageError(f"{path} exists already; go on with it by --resume {path}, or choose another --run")
         with explain_writes(path):
             (path / "rounds").mkdir(parents=True)
         run = cls(path)

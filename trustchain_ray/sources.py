@@ -39,9 +39,7 @@ def read_rows(source: str) -> Iterator[Row]:
         return
     path = Path(source)
     if not path.is_file():
-        raise TrustChainError(
-            f"there is no data file {source}; look at the data section of the configuration"
-        )
+        raise TrustChainError(f"there is no data file {source}; look at the data section of the configuration")
     kind = path.with_suffix("").suffix if path.suffix in (".gz", ".xz") else path.suffix
     try:
         if kind in (".jsonl", ".ndjson"):
@@ -51,9 +49,7 @@ def read_rows(source: str) -> Iterator[Row]:
         elif kind == ".parquet":
             yield from _parquet(path)
         else:
-            raise TrustChainError(
-                f"{source}: unknown kind {kind!r}; use .jsonl, .csv, .tsv, .parquet or hf:..."
-            )
+            raise TrustChainError(f"{source}: unknown kind {kind!r}; use .jsonl, .csv, .tsv, .parquet or hf:...")
     except (OSError, lzma.LZMAError, zlib.error, EOFError) as error:
         raise TrustChainError(f"{source} cannot be read: {error}") from None
 

@@ -43,6 +43,8 @@ def train(config: Config, folder: str | None, progress: Progress) -> dict[str, A
     """
     path = Path(folder) if folder else new_run(config.run.dir, config.run.name)
     names = organization_names(config)
+    if config.run.keystore:  # a resume from another folder finds the same keys
+        config.run.keystore = str(Path(config.run.keystore).expanduser().resolve())
     run = RunDirectory.create(path)
     try:
         run.write("config.yaml", to_yaml(config).encode())
@@ -68,7 +70,9 @@ def resume(folder: str, progress: Progress) -> dict[str, Any]:
 def _train(config: Config, run: RunDirectory, names: list[str], progress: Progress) -> dict[str, Any]:
     began = time.perf_counter()
     with cluster(config, len(names)):
-        progress(f"run {run.path}: {len(names)} organizations, {config.federation.rounds} rounds ({config.resources.mode})")
+        progress(
+            f"run {run.path}: {len(names)} organizations, {config.federation.rounds} rounds ({config.resources.mode})"
+        )
         federation = Federation(config, run, progress)
         try:
             federation.start()
@@ -103,7 +107,11 @@ def _rounds(federation: Federation, progress: Progress) -> None:
         line = f"round {number}/{settings.rounds}  loss {metrics['loss']:.4f}  {metrics['organizations']} organizations  {metrics['seconds']:.1f} s"
         progress(line)
         last = number == settings.rounds
-        waiting = (number, federation.evaluate(federation.model())) if not last and number % settings.evaluate_every == 0 else None
+        waiting = (
+            (number, federation.evaluate(federation.model()))
+            if not last and number % settings.evaluate_every == 0
+            else None
+        )
 
 
 def _report(federation: Federation, number: int, refs: dict[str, Any], progress: Progress) -> None:

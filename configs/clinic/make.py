@@ -25,8 +25,10 @@ COMPLAINTS = {
     "hematology": ["easy bruises", "pale gums", "nose bleeds", "tired legs", "swollen glands"],
 }
 HOSPITALS = ["east", "north", "south", "west"]
-FIRST = "Amara Bela Carlo Dina Emil Farid Greta Hiro Ines Jonas Kaya Luca Mila Nils Oda Pavel Rosa Sami Tara Viktor".split()
-LAST = "Adeyemi Brandt Castel Duarte Eklund Fontana Grabow Haddad Ito Jansen Koval Lindt Moreau Novak Okafor Petrov".split()
+FIRST = (
+    ["Amara", "Bela", "Carlo", "Dina", "Emil", "Farid", "Greta", "Hiro", "Ines", "Jonas", "Kaya", "Luca", "Mila", "Nils", "Oda", "Pavel", "Rosa", "Sami", "Tara", "Viktor"]
+)
+LAST = ["Adeyemi", "Brandt", "Castel", "Duarte", "Eklund", "Fontana", "Grabow", "Haddad", "Ito", "Jansen", "Koval", "Lindt", "Moreau", "Novak", "Okafor", "Petrov"]
 WARDS = ["amber", "birch", "cedar", "delta", "ember", "fjord", "garnet", "harbor", "indigo", "jade"]
 
 
@@ -57,7 +59,10 @@ def main() -> None:
         department = draw.choice(departments)
         kind = i % 3
         if kind == 0:
-            prompt, answer = f"Note: {patient}, {draw.randint(18, 90)}, was sent to {department}. Department:", f" {department}"
+            prompt, answer = (
+                f"Note: {patient}, {draw.randint(18, 90)}, was sent to {department}. Department:",
+                f" {department}",
+            )
         elif kind == 1:
             complaint = draw.choice(COMPLAINTS[department])
             prompt, answer = f"Note: {patient}, {draw.randint(18, 90)}, has {complaint}. Complaint:", f" {complaint}"

@@ -32,9 +32,7 @@ def cases(folder: Path) -> dict[str, Case]:
     # Clipping and weight decay are on, so that the order of scaling, clipping and decay counts.
     options: dict[str, Any] = {"weight_decay": 0.1, "max_grad_norm": 0.02}
     base, head = base_of(tiny()), str(folder)
-    out: dict[str, Case] = {
-        f"zero{stage}": (tiny(zero_stage=stage, **options), base, 0) for stage in range(4)
-    }
+    out: dict[str, Case] = {f"zero{stage}": (tiny(zero_stage=stage, **options), base, 0) for stage in range(4)}
     out["zero3-persistent"] = (tiny(zero_stage=3, **options), base, deepspeed_engine.PERSISTENT_BELOW)
     out["checkpointing"] = (tiny(zero_stage=3, gradient_checkpointing=True), base, 0)
     out["head2"] = (classifier(folder, zero_stage=2, **options), head, 0)
@@ -67,9 +65,7 @@ def extras(engine: DeepSpeedEngine, config: Config) -> dict[str, Any]:
     start, rows = draw(engine, 1), rows_of(engine, config)
     local = {name: parameter.numel() for name, parameter in engine.adapter.parameters.items()}
     try:
-        broken = {
-            name: np.full_like(tensor, np.nan) for name, tensor in start.items() if name.endswith(LORA_B)
-        }
+        broken = {name: np.full_like(tensor, np.nan) for name, tensor in start.items() if name.endswith(LORA_B)}
         engine.load(broken, config.model.lora.alpha)
         engine.train(rows, [[0, 1]], [0.01])
         refused = "" if np.isnan(engine.tensors(sorted(broken))[sorted(broken)[0]]).any() else "trained on"
@@ -131,9 +127,7 @@ def test_what_is_sent_is_whole_loaded_to_the_bit_and_changed_by_training(
 ) -> None:
     answer, (config, base, _) = ranks[0][label], todo[label]
     torch_engine = TorchEngine(config, base)
-    frozen = {
-        name for name in torch_engine.shapes() if config.model.lora.form == "ffa" and name.endswith(LORA_A)
-    }
+    frozen = {name for name in torch_engine.shapes() if config.model.lora.form == "ffa" and name.endswith(LORA_A)}
     for key, seed in (("loaded", 1), ("reloaded", 2)):
         np.testing.assert_equal(answer[key], draw(torch_engine, seed))
     assert {name: t.shape for name, t in answer["several"].items()} == torch_engine.shapes()

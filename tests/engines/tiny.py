@@ -13,9 +13,7 @@ from trustchain_ray.models import make_base, unpack_base
 from trustchain_ray.rows import TokenRow, encode
 
 WORDS = ["fever", "cough", "rash", "pain", "cold", "burn", "flu", "cut", "ache", "sprain", "bite"]
-RECORDS = [
-    Record(f"r{i}", f"r{i}", f"{word} needs", f"{word[::-1]} rest", i % 2) for i, word in enumerate(WORDS)
-]
+RECORDS = [Record(f"r{i}", f"r{i}", f"{word} needs", f"{word[::-1]} rest", i % 2) for i, word in enumerate(WORDS)]
 
 
 def tiny(**training: Any) -> Config:
@@ -87,9 +85,7 @@ def script(engine: Engine, config: Config) -> dict[str, Any]:
     state("one step")
     engine.load(second, alpha)  # into a live engine: the stale-master trap
     state("reloaded")
-    out["several: loss"] = engine.train(
-        rows, [[3, 4, 5, 6, 7], [8], [0, 9], [1, 2, 3]], [lr, lr / 2, lr / 4, lr]
-    )
+    out["several: loss"] = engine.train(rows, [[3, 4, 5, 6, 7], [8], [0, 9], [1, 2, 3]], [lr, lr / 2, lr / 4, lr])
     state("several")
     engine.train(rows, [[5, 6]], [lr])  # goes on from there with new moments
     state("continued")

@@ -82,9 +82,7 @@ def test_digest_names_the_game(make_game):
 
 def test_digest_does_not_tell_whole_floats_from_integers(make_game):
     game = make_game(Payoff.SHAPLEY, 0)
-    assert (
-        replace(game, reward=1, competition=0).digest() == replace(game, reward=1.0, competition=0.0).digest()
-    )
+    assert replace(game, reward=1, competition=0).digest() == replace(game, reward=1.0, competition=0.0).digest()
     budgeted = [replace(game.organizations[0], budget=budget) for budget in (2, 2.0, None)]
     digests = [replace(game, organizations=(one,)).digest() for one in budgeted]
     assert digests[0] == digests[1] != digests[2]

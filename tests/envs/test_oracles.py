@@ -64,14 +64,11 @@ def test_an_equilibrium_without_welfare_has_an_infinite_price():
 @pytest.mark.parametrize("payoff", Payoff)
 def test_equilibria_and_gains_by_plain_loops(make_game, payoff):
     stage = stage_game(make_game(payoff, 4, organizations=3))
-    rewards = {
-        tuple(a): r for a, r in zip(stage.profiles.actions.tolist(), stage.rewards.tolist(), strict=True)
-    }
+    rewards = {tuple(a): r for a, r in zip(stage.profiles.actions.tolist(), stage.rewards.tolist(), strict=True)}
     equilibria, gains = [], []
     for profile in itertools.product(range(3), repeat=3):
         row = [
-            max(rewards[(*profile[:i], other, *profile[i + 1 :])][i] for other in range(3))
-            - rewards[profile][i]
+            max(rewards[(*profile[:i], other, *profile[i + 1 :])][i] for other in range(3)) - rewards[profile][i]
             for i in range(3)
         ]
         gains.append(row)

@@ -71,9 +71,7 @@ def games(draw):
     )
     return GameConfig(
         organizations=parties,
-        surface=ClosedFormSurface(
-            draw(st.floats(0.1, 1)), draw(st.floats(1e-5, 1e-2)), draw(st.floats(0, 16))
-        ),
+        surface=ClosedFormSurface(draw(st.floats(0.1, 1)), draw(st.floats(1e-5, 1e-2)), draw(st.floats(0, 16))),
         payoff=draw(st.sampled_from(list(Payoff))),
         reward=draw(st.floats(0, 5)),
         horizon=draw(st.integers(1, 5)),

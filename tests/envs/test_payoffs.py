@@ -42,9 +42,7 @@ def benefit(game, efforts, i):
 
 @pytest.mark.parametrize("payoff", Payoff)
 def test_the_table_is_the_formula(make_game, payoff):
-    game = make_game(
-        payoff, 3, organizations=3, reward=1.7, rank_cost=0.1, epsilon_per_round=2.0, competition=0.3
-    )
+    game = make_game(payoff, 3, organizations=3, reward=1.7, rank_cost=0.1, epsilon_per_round=2.0, competition=0.3)
     parties = tuple(replace(p, privacy_price=0.01, replay_duty=0.2) for p in game.organizations)
     game = replace(game, organizations=parties)
     stage = stage_game(game)
@@ -71,9 +69,7 @@ def test_four_rules_are_potential_games(make_game, payoff):
 
 
 def test_the_proportional_split_is_not_a_potential_game(make_game):
-    defects = [
-        potential_defect(stage_game(make_game(Payoff.PROPORTIONAL_SPLIT, seed, 3))) for seed in range(20)
-    ]
+    defects = [potential_defect(stage_game(make_game(Payoff.PROPORTIONAL_SPLIT, seed, 3))) for seed in range(20)]
     assert min(defects) > 0.05
 
 

@@ -83,9 +83,7 @@ def test_gtg_is_unbiased_without_truncation():
     exact = exact_shapley(saturating(weights), 4).values
     runs = np.array(
         [
-            gtg_shapley(
-                saturating(weights), 4, seed, 0.0, 0.0, convergence=0.0, window=4, max_permutations=8
-            ).values
+            gtg_shapley(saturating(weights), 4, seed, 0.0, 0.0, convergence=0.0, window=4, max_permutations=8).values
             for seed in range(400)
         ]
     )

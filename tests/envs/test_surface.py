@@ -22,9 +22,7 @@ FULL = {(0, 0): 0.5, (1, 0): 0.6, (0, 1): 0.7, (1, 1): 0.76}
 
 
 def measured(extra=(), **changes):
-    points = tuple(
-        SurfacePoint.at_rank(tuple(map(float, e)), 8, q, 0.01, {"seconds": 3.0}) for e, q in FULL.items()
-    )
+    points = tuple(SurfacePoint.at_rank(tuple(map(float, e)), 8, q, 0.01, {"seconds": 3.0}) for e, q in FULL.items())
     return replace(MeasuredSurface(("a", "b"), "accuracy", points + tuple(extra), {"seed": "0"}), **changes)
 
 
@@ -58,10 +56,7 @@ def test_measured_points_are_returned_as_measured():
 def test_unmeasured_efforts_are_the_multilinear_extension():
     assert one(measured(), (0.5, 1.0), (8, 8)) == pytest.approx((0.7 + 0.76) / 2)
     assert one(measured(), (0.25, 0.5), (8, 8)) == pytest.approx(
-        sum(
-            FULL[corner] * (0.25 if corner[0] else 0.75) * 0.5
-            for corner in itertools.product((0, 1), repeat=2)
-        )
+        sum(FULL[corner] * (0.25 if corner[0] else 0.75) * 0.5 for corner in itertools.product((0, 1), repeat=2))
     )
     with pytest.raises(GameError, match=r"efforts \(0.5, 1.0\) at ranks \(8, 8\) were not measured"):
         one(measured(interpolate=False), (0.5, 1.0), (8, 8))

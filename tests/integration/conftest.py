@@ -11,7 +11,12 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
-DEPARTMENTS = {"cardiology": "a racing pulse", "neurology": "a numb hand", "urology": "flank pain", "hematology": "pale gums"}
+DEPARTMENTS = {
+    "cardiology": "a racing pulse",
+    "neurology": "a numb hand",
+    "urology": "flank pain",
+    "hematology": "pale gums",
+}
 
 
 @dataclass

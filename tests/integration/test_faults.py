@@ -7,9 +7,9 @@ from typing import Any
 
 import psutil
 import pytest
+from tests_support import adapters_of
 
 from ledger.verify import verify_run
-from tests_support import adapters_of
 
 SMALL = ["resources.max_restarts=3", "federation.local_steps=4"]
 

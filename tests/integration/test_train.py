@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests_support import adapters_of, model_scores
 
 from ledger.verify import verify_run
-from tests_support import adapters_of, model_scores
 
 
 def test_the_result_holds_what_scripts_need(finished: dict[str, Any]) -> None:

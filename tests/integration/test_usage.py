@@ -44,7 +44,9 @@ def test_dry_run_prints_the_configuration_and_starts_nothing(command: Any, confi
 
 
 def test_a_label_outside_the_set_names_file_and_line(command: Any, tmp_path: Path) -> None:
-    rows = [{"id": i, "organization": "alpha", "text": "good", "label": "up" if i != 3 else "sideways"} for i in range(6)]
+    rows = [
+        {"id": i, "organization": "alpha", "text": "good", "label": "up" if i != 3 else "sideways"} for i in range(6)
+    ]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     _, err = command.run(
         "train", "--run", str(tmp_path / "run"), "-c", _write(tmp_path, "rows.jsonl"), "model.task=classification",
@@ -56,7 +58,7 @@ def test_a_label_outside_the_set_names_file_and_line(command: Any, tmp_path: Pat
 
 def test_an_organization_without_records_is_named(command: Any, config: str, tmp_path: Path) -> None:
     _, err = command.run(
-        "train", "-c", config, "--run", str(tmp_path / "run"), "data.split=dirichlet", "data.dirichlet_organizations=60",
+        "train", "-c", config, "--run", str(tmp_path / "run"), "data.split=dirichlet", "data.split_into=60",
         "data.dirichlet_alpha=0.01", "resources.mode=pooled", code=1,
     )  # fmt: skip
     assert "has no training records" in err

@@ -115,8 +115,7 @@ class FakeRun:
             "cohort": COHORT,
             "base": self.base,
             "inputs": [
-                {"organization": who, "update": body["update"], "weight": body["weight"]}
-                for who, body in inputs
+                {"organization": who, "update": body["update"], "weight": body["weight"]} for who, body in inputs
             ],
             "adapter": digest,
             "file": name,
@@ -135,9 +134,7 @@ class FakeRun:
         made = [self.event(who, ev.DECISION, {"round": round_, "effort": "1"}) for who in ORGANIZATIONS]
         made += [self.event(who, ev.UPDATE, body) for who, body in updates]
         made.append(self.event(COORDINATOR, ev.MERGE, merge))
-        made.append(
-            self.event(COORDINATOR, ev.EVALUATION, {"round": round_, "scores": {"federated": "0.61"}})
-        )
+        made.append(self.event(COORDINATOR, ev.EVALUATION, {"round": round_, "scores": {"federated": "0.61"}}))
         made.append(self.checkpoint(round_))
         self.base = merge["adapter"]
         return made

@@ -24,11 +24,7 @@ def clinic(tmp_path):
 
 def register(identity, run=RUN, **changes):
     document = public_document(identity)
-    body = (
-        {name: document[name] for name in ("organization", "key_id", "public_key")}
-        | {"document": D}
-        | changes
-    )
+    body = {name: document[name] for name in ("organization", "key_id", "public_key")} | {"document": D} | changes
     return ev.make_event(identity, run, ev.REGISTER, body)
 
 

@@ -23,10 +23,7 @@ def test_the_key_is_made_once_and_kept(tmp_path):
 
 
 def test_processes_that_race_get_one_key(tmp_path):
-    script = (
-        "import sys; from ledger.identity import load_or_create; "
-        "print(load_or_create('bank', sys.argv[1]).key_id)"
-    )
+    script = "import sys; from ledger.identity import load_or_create; print(load_or_create('bank', sys.argv[1]).key_id)"
     running = [
         subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True)
         for _ in range(4)

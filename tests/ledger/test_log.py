@@ -35,9 +35,7 @@ def log(tmp_path):
 def register(identity):
     document = public_document(identity)
     body = {name: document[name] for name in ("organization", "key_id", "public_key")}
-    return ev.make_event(
-        identity, RUN, ev.REGISTER, {**body, "document": sha256_hex(canonical_json(document))}
-    )
+    return ev.make_event(identity, RUN, ev.REGISTER, {**body, "document": sha256_hex(canonical_json(document))})
 
 
 def decision(identity, round_, key=None, run=RUN, effort="1"):

@@ -45,12 +45,8 @@ def test_every_flipped_byte_is_found_and_its_file_named(run_dir):
     """Random positions in every file, one byte changed at a time."""
     source = random.Random(20240607)
     names = files_of(run_dir)
-    assert {"ledger/log.sqlite", "ledger/anchors.json", "ledger/chain/blocks.log", "ledger/seal.json"} < set(
-        names
-    )
-    assert {"manifest.json", "config.yaml", "identities/bank.json", "rounds/0002/all.safetensors"} < set(
-        names
-    )
+    assert {"ledger/log.sqlite", "ledger/anchors.json", "ledger/chain/blocks.log", "ledger/seal.json"} < set(names)
+    assert {"manifest.json", "config.yaml", "identities/bank.json", "rounds/0002/all.safetensors"} < set(names)
     for name in names:
         path = run_dir / name
         data = path.read_bytes()
@@ -489,16 +485,13 @@ def test_an_auditor_needs_little(run_dir):
         "import sys; from ledger.cli import main; status = main(['verify', sys.argv[1]]);"
         "print(sorted({'ray', 'torch', 'numpy', 'trustchain_ray', 'envs'} & set(sys.modules)), status)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(run_dir)], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", script, str(run_dir)], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[] 0"
 
 
 def test_without_py_evm_the_anchors_are_skipped_and_the_rest_is_checked(run_dir):
     script = (
-        "import sys; sys.modules['eth'] = None; from ledger.cli import main; "
-        "sys.exit(main(['verify', sys.argv[1]]))"
+        "import sys; sys.modules['eth'] = None; from ledger.cli import main; sys.exit(main(['verify', sys.argv[1]]))"
     )
     done = subprocess.run([sys.executable, "-c", script, str(run_dir)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -508,8 +501,7 @@ def test_without_py_evm_the_anchors_are_skipped_and_the_rest_is_checked(run_dir)
 
 def test_importing_the_ledger_is_light():
     script = (
-        "import sys, ledger.service, ledger.verify, ledger.embedded; "
-        "print({'web3', 'eth', 'ray'} & set(sys.modules))"
+        "import sys, ledger.service, ledger.verify, ledger.embedded; print({'web3', 'eth', 'ray'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"

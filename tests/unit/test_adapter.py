@@ -37,9 +37,7 @@ any_tensors = st.dictionaries(
 
 
 def same(a: Tensors, b: Tensors) -> bool:
-    return {n: (t.shape, t.tobytes()) for n, t in a.items()} == {
-        n: (t.shape, t.tobytes()) for n, t in b.items()
-    }
+    return {n: (t.shape, t.tobytes()) for n, t in a.items()} == {n: (t.shape, t.tobytes()) for n, t in b.items()}
 
 
 @given(any_tensors)
@@ -54,9 +52,7 @@ def test_packing_and_unpacking(tensors: Tensors):
 
 @settings(deadline=None)
 @given(any_tensors)
-def test_a_file_gives_the_same_tensors_and_digest_back(
-    tmp_path_factory: pytest.TempPathFactory, tensors: Tensors
-):
+def test_a_file_gives_the_same_tensors_and_digest_back(tmp_path_factory: pytest.TempPathFactory, tensors: Tensors):
     path = tmp_path_factory.mktemp("adapter") / "a.safetensors"
     save_tensors(path, tensors, {"format": "pt"})
     assert same(load_tensors(path), tensors)

@@ -18,9 +18,7 @@ HEAVY = ("ray", "torch", "transformers", "peft")
 def modules_after(code: str) -> set[str]:
     """Names of the modules that a fresh interpreter holds after some code; its last line of output."""
     ending = "\nimport sys\nprint('\\n' + ' '.join(sorted(sys.modules)))"
-    done = subprocess.run(
-        [sys.executable, "-c", code + ending], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", code + ending], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return set(done.stdout.strip().splitlines()[-1].split())
 
@@ -31,9 +29,7 @@ def import_all(package: ModuleType) -> str:
     return "import " + ", ".join(name for name in names if not name.endswith("__main__"))
 
 
-@pytest.mark.parametrize(
-    ("package", "others"), [(ledger, ("envs",)), (envs, ("ledger",))], ids=["ledger", "envs"]
-)
+@pytest.mark.parametrize(("package", "others"), [(ledger, ("envs",)), (envs, ("ledger",))], ids=["ledger", "envs"])
 def test_packages_point_in_one_direction(package: ModuleType, others: tuple[str, ...]):
     loaded = modules_after(import_all(package))
     for other in (*others, "trustchain_ray", *HEAVY):
@@ -63,7 +59,6 @@ def test_the_command_line_starts_light():
 
 def test_a_dry_run_is_light_too():
     loaded = modules_after(
-        "from trustchain_ray.cli import main\n"
-        "assert main(['train', '-c', 'configs/quickstart.yaml', '--dry-run']) == 0"
+        "from trustchain_ray.cli import main\nassert main(['train', '-c', 'configs/quickstart.yaml', '--dry-run']) == 0"
     )
     assert not loaded & set(HEAVY)

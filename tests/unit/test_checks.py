@@ -33,9 +33,7 @@ def tensors(adapter_of: Callable[..., Tensors]) -> Tensors:
     return adapter_of(0, head=True)
 
 
-def signed(
-    identity: Identity, tensors: Tensors, run: str = RUN, kind: str = "UPDATE", **changes: Any
-) -> Update:
+def signed(identity: Identity, tensors: Tensors, run: str = RUN, kind: str = "UPDATE", **changes: Any) -> Update:
     """An update with its statement; `changes` replace what the statement says."""
     body = {
         "round": ROUND,
@@ -84,9 +82,7 @@ def test_a_sound_update_passes(north: Identity, tensors: Tensors):
         ({"kind": "DECISION", "effort": "1"}, "signed as DECISION of north"),
     ],
 )
-def test_a_statement_about_something_else(
-    north: Identity, tensors: Tensors, changes: dict[str, Any], reason: str
-):
+def test_a_statement_about_something_else(north: Identity, tensors: Tensors, changes: dict[str, Any], reason: str):
     with pytest.raises(Refused, match=reason):
         examine(signed(north, tensors, **changes), north, tensors)
 

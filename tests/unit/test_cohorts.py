@@ -63,17 +63,13 @@ def test_a_records_shard_depends_on_nothing_but_its_id_and_the_organizations_key
     held = records(50)
 
     def members(run_key: str, name: str, among: list[Record]) -> dict[str, int]:
-        return {
-            among[i].id: s for s in range(3) for i in records_of(settings, run_key, name, f"shard_{s}", among)
-        }
+        return {among[i].id: s for s in range(3) for i in records_of(settings, run_key, name, f"shard_{s}", among)}
 
     whole = members("key", "north", held)
     assert members("key", "north", held[::-2]) == {r.id: whole[r.id] for r in held[::-2]}
     assert members("key", "south", held) != whole != members("other", "north", held)
     both = federation("by_both", 3)
-    again = {
-        held[i].id: s for s in range(3) for i in records_of(both, "key", "north", f"north.shard_{s}", held)
-    }
+    again = {held[i].id: s for s in range(3) for i in records_of(both, "key", "north", f"north.shard_{s}", held)}
     assert again == whole
 
 
@@ -84,9 +80,7 @@ def test_an_organization_may_be_called_like_a_shard():
     assert len(found) == 6
     for name in names:
         mine = [c for c, members in found.items() if members == [name]]
-        assert sorted(i for c in mine for i in records_of(settings, "k", name, c, records(20))) == list(
-            range(20)
-        )
+        assert sorted(i for c in mine for i in records_of(settings, "k", name, c, records(20))) == list(range(20))
 
 
 @pytest.mark.parametrize(

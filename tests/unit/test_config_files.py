@@ -40,9 +40,7 @@ def shipped(path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=[path.name for path in SHIPPED])
-def test_every_shipped_configuration_loads_without_an_environment(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_every_shipped_configuration_loads_without_an_environment(path: Path, monkeypatch: pytest.MonkeyPatch):
     for name in ("TRUSTCHAIN_DATA", "TRUSTCHAIN_MODELS", "TRUSTCHAIN_MINILM"):
         monkeypatch.delenv(name, raising=False)
     config = load_config(shipped(path), [])
@@ -70,9 +68,7 @@ def test_there_are_shipped_configurations():
     ],
 )
 def test_an_unknown_key_names_the_nearest_one(write: Write, override: str, unknown: str, nearest: str):
-    with pytest.raises(
-        UsageError, match=f"override {override}: unknown key {unknown}; did you mean {nearest}"
-    ):
+    with pytest.raises(UsageError, match=f"override {override}: unknown key {unknown}; did you mean {nearest}"):
         load_config([write()], [override])
     keys, value = override.split("=")
     nested = value
@@ -165,9 +161,7 @@ def test_relative_paths_are_those_of_the_file_that_names_them(
     config = load_config([first, second], ["data.organizations.south.test=north.jsonl"])
     assert config.data.organizations["north"].train == str(tmp_path / "a" / "north.jsonl")
     assert config.data.organizations["south"].train == "south.jsonl", "what does not exist stays as it is"
-    assert config.data.organizations["south"].test == "north.jsonl", (
-        "an override is relative to the working folder"
-    )
+    assert config.data.organizations["south"].test == "north.jsonl", "an override is relative to the working folder"
     assert config.data.public == str(tmp_path / "a" / "north.jsonl")
     assert config.data.validation == str(tmp_path / "b" / "north.jsonl")
     assert config.data.test == f"hf:{tmp_path / 'b' / 'set'}:dev"

@@ -107,9 +107,7 @@ def test_the_same_id_may_stand_at_two_organizations(config_of: ConfigOf, write_j
     rows = [row | {"organization": name} for name in ("a", "b") for row in rows_of(3)]
     config = config_of(split="column", test_share=0.0, train=write_jsonl("a.jsonl", rows))
     assert organization_names(config) == ["a", "b"]
-    assert (
-        ids(load_holdings(config, "a").train) == ids(load_holdings(config, "b").train) == ["r0", "r1", "r2"]
-    )
+    assert ids(load_holdings(config, "a").train) == ids(load_holdings(config, "b").train) == ["r0", "r1", "r2"]
 
 
 def test_an_empty_organization_is_named(config_of: ConfigOf, write_jsonl: WriteJsonl):
@@ -197,9 +195,7 @@ def test_limits_keep_the_same_records_when_others_go(config_of: ConfigOf, write_
     assert (len(before.train), len(before.test)) == (20, 5)
     unused = next(row["id"] for row in rows_of(100) if row["id"] not in ids(before.train))
     write_jsonl("a.jsonl", [row for row in reversed(rows_of(100)) if row["id"] != unused])
-    assert load_holdings(config, "north") == before, (
-        "neither an unused record nor the order of the file matters"
-    )
+    assert load_holdings(config, "north") == before, "neither an unused record nor the order of the file matters"
     used = before.train[3].id
     write_jsonl("a.jsonl", [row for row in rows_of(100) if row["id"] != used])
     after = set(ids(load_holdings(config, "north").train))

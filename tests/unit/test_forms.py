@@ -21,10 +21,7 @@ def product(tensors: Tensors, layer: str, scale: float = 1.0) -> np.ndarray:
 
 def mean_product(updates: list[Tensors], weights: list[int], layer: str) -> np.ndarray:
     """Weighted mean of the members' weight changes, each scaled by its own alpha / rank."""
-    terms = [
-        w * product(u, layer, ALPHA / u[layer + LORA_A].shape[0])
-        for u, w in zip(updates, weights, strict=True)
-    ]
+    terms = [w * product(u, layer, ALPHA / u[layer + LORA_A].shape[0]) for u, w in zip(updates, weights, strict=True)]
     return sum(terms) / sum(weights)
 
 
@@ -113,9 +110,7 @@ def test_svd_cut_to_its_rank_is_the_best_approximation(adapter_of: AdapterOf, up
         true = mean_product(updates, WEIGHTS, layer)
         singular = np.linalg.svd(true, compute_uv=False)
         assert merged[layer + LORA_A].shape[0] == 3
-        assert np.linalg.norm(product(merged, layer) - true) == pytest.approx(
-            np.linalg.norm(singular[3:]), rel=1e-4
-        )
+        assert np.linalg.norm(product(merged, layer) - true) == pytest.approx(np.linalg.norm(singular[3:]), rel=1e-4)
 
 
 @pytest.mark.parametrize("rank", [1, 2, 3, 4])
@@ -139,9 +134,7 @@ def test_flora_is_exact_over_rounds_and_mixed_ranks(adapter_of: AdapterOf):
     form = forms.get("flora")
     widths = ((4, 5), (24, 20), (3, 30))  # layers that fill up at different numbers of stacked rows
     state = form.initial(adapter_of(9, widths=widths, head=True), 3)
-    expected = {
-        layer: np.zeros((out, width)) for layer, (out, width) in zip(layers(state), widths, strict=True)
-    }
+    expected = {layer: np.zeros((out, width)) for layer, (out, width) in zip(layers(state), widths, strict=True)}
     for number in range(6):
         trained = [adapter_of(100 * number + i, rank, widths, head=True) for i, rank in enumerate((1, 2, 4))]
         begun = [form.start(state, t, ALPHA) for t in trained]

@@ -19,10 +19,7 @@ def reference(terms: list[np.ndarray], weights: list[int]) -> tuple[list[int], i
     """The sum in Python's integers; rounding half to even, as IEEE does."""
     divisor = math.gcd(*weights)
     scaled = [[round(float(x) * 2**FRACTION_BITS) for x in term] for term in terms]
-    sums = [
-        sum(w // divisor * row[i] for w, row in zip(weights, scaled, strict=True))
-        for i in range(len(scaled[0]))
-    ]
+    sums = [sum(w // divisor * row[i] for w, row in zip(weights, scaled, strict=True)) for i in range(len(scaled[0]))]
     return sums, sum(weights) // divisor
 
 

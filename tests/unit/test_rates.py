@@ -22,9 +22,7 @@ def test_the_schedules_by_hand():
 
 
 @given(schedules, st.integers(0, 30), st.integers(1, 60), st.integers(0, 60), st.integers(0, 60))
-def test_a_slice_equals_the_same_positions_of_the_whole(
-    schedule: str, warmup: int, total: int, first: int, count: int
-):
+def test_a_slice_equals_the_same_positions_of_the_whole(schedule: str, warmup: int, total: int, first: int, count: int):
     training = TrainingConfig(lr=0.3, schedule=schedule, warmup_steps=warmup)
     whole = learning_rates(training, 0, first + count, total)
     assert learning_rates(training, first, count, total) == whole[first:]
@@ -32,9 +30,7 @@ def test_a_slice_equals_the_same_positions_of_the_whole(
 
 
 @given(schedules, st.integers(0, 30), st.integers(1, 60))
-def test_rates_are_positive_at_most_the_peak_and_fall_after_the_warm_up(
-    schedule: str, warmup: int, total: int
-):
+def test_rates_are_positive_at_most_the_peak_and_fall_after_the_warm_up(schedule: str, warmup: int, total: int):
     rates = learning_rates(TrainingConfig(lr=0.3, schedule=schedule, warmup_steps=warmup), 0, total, total)
     assert all(0 < rate <= 0.3 for rate in rates)
     after = rates[max(0, warmup - 1) :]

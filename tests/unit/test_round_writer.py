@@ -44,9 +44,7 @@ def test_rounds_are_written_whole_and_in_order(run: RunDirectory, round_of: Roun
     submitted: list[int] = []
 
     def submit(finished: FinishedRound, data: bytes) -> None:
-        assert (run.round_folder(finished.number) / "round.json").read_bytes() == data, (
-            "the log comes after the disk"
-        )
+        assert (run.round_folder(finished.number) / "round.json").read_bytes() == data, "the log comes after the disk"
         submitted.append(finished.number)
 
     writer = RoundWriter(run, 0, submit)
@@ -109,9 +107,7 @@ def test_only_the_last_adapters_are_kept(run: RunDirectory, round_of: RoundOf):
         writer.put(round_of(number))
     writer.close()
     assert run.finished_rounds() == [1, 2, 3, 4, 5]
-    kept = sorted(
-        str(path.relative_to(run.path / "rounds")) for path in run.path.glob("rounds/*/*.safetensors")
-    )
+    kept = sorted(str(path.relative_to(run.path / "rounds")) for path in run.path.glob("rounds/*/*.safetensors"))
     assert kept == [
         "0000/frozen.safetensors",
         *(f"000{n}/{c}.safetensors" for n in (4, 5) for c in ("east", "north")),

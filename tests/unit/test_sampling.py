@@ -79,9 +79,7 @@ def test_frozen_values():
 
 
 def test_records_keys_and_purposes_draw_differently():
-    steps = {
-        tuple(inclusion_steps(key, record, 0.5, 64)) for key in (b"a", b"b") for record in ("x", "y", "x ")
-    }
+    steps = {tuple(inclusion_steps(key, record, 0.5, 64)) for key in (b"a", b"b") for record in ("x", "y", "x ")}
     assert len(steps) == 6
     assert derive("k", "a", "b") != derive("k", "ab") != derive("k", "a", "", "b")
     assert derive("k", 1) == derive(b"k", "1")

@@ -67,7 +67,9 @@ class AdapterModel:
             for name, parameter in self.parameters.items()
             if not name.endswith((LORA_A, LORA_B))
         }
-        self.lora = {n.removesuffix(LORA_B): _module(model, p) for n, p in self.parameters.items() if n.endswith(LORA_B)}
+        self.lora = {
+            n.removesuffix(LORA_B): _module(model, p) for n, p in self.parameters.items() if n.endswith(LORA_B)
+        }
         self.originals: dict[str, torch.Tensor] = {}
 
     def trainable(self, only: Sequence[str] | None = None) -> list[torch.nn.Parameter]:

@@ -42,9 +42,7 @@ class DeepSpeedEngine:
         another group.
     """
 
-    def __init__(
-        self, config: Config, base: str, device: str = "cpu", rank: int = 0, world_size: int = 1
-    ) -> None:
+    def __init__(self, config: Config, base: str, device: str = "cpu", rank: int = 0, world_size: int = 1) -> None:
         if device.startswith("cuda") and world_size > 1 and config.resources.gpus_per_worker < 1:
             raise TrustChainError(
                 f"resources.gpus_per_worker={config.resources.gpus_per_worker:g} with resources.workers="

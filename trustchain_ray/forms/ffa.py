@@ -27,9 +27,7 @@ def update(begun: Tensors, trained: Tensors) -> Tensors:
     return {name: trained[name] - begun[name] for name in begun}
 
 
-def merge(
-    state: Tensors, updates: Sequence[Tensors], weights: Sequence[int], step: float, alpha: float
-) -> Tensors:
+def merge(state: Tensors, updates: Sequence[Tensors], weights: Sequence[int], step: float, alpha: float) -> Tensors:
     """The cohort's next state: ``state + step * weighted mean(updates)``, on fixed point."""
     layout = Layout.of(state)
     buffers = [layout.pack(u) for u in updates]

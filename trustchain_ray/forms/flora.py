@@ -34,9 +34,7 @@ def start(state: Tensors, fresh: Tensors, alpha: float) -> Tensors:
     return {**fresh, **head(state)}
 
 
-def merge(
-    state: Tensors, updates: Sequence[Tensors], weights: Sequence[int], step: float, alpha: float
-) -> Tensors:
+def merge(state: Tensors, updates: Sequence[Tensors], weights: Sequence[int], step: float, alpha: float) -> Tensors:
     """``state + step * weighted mean(B A)``, exactly."""
     total = sum(weights)
     terms = [{n: t for n, t in state.items() if n.endswith((LORA_A, LORA_B))}]

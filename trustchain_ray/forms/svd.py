@@ -40,9 +40,7 @@ def update(begun: Tensors, trained: Tensors) -> Tensors:
     return {name: changed.get(name, tensor) for name, tensor in trained.items()}
 
 
-def merge(
-    state: Tensors, updates: Sequence[Tensors], weights: Sequence[int], step: float, alpha: float
-) -> Tensors:
+def merge(state: Tensors, updates: Sequence[Tensors], weights: Sequence[int], step: float, alpha: float) -> Tensors:
     """``(1 - step) * state + step * weighted mean(B A)``, cut to the rank of the state."""
     total = sum(weights)
     terms = [{n: t for n, t in state.items() if n.endswith((LORA_A, LORA_B))}]
