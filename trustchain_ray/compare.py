@@ -52,7 +52,10 @@ def start_centralised(federation: "Federation", steps: int) -> Any:
 
 def collect(started: Any) -> Scores:
     """Wait for a comparison; summaries by organization."""
-    sums = ray.get(started[0]) if isinstance(started, list) else {name: ray.get(ref) for name, ref in started.items()}
+    if isinstance(started, dict):
+        sums: Any = {name: ray.get(reference) for name, reference in started.items()}
+    else:
+        sums = ray.get(started[0])
     return {name: Metrics(**row).summary() for name, row in sums.items()}
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import secrets
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -94,8 +95,15 @@ class Federation:
         merged: Tensors = self.form.merge_cohorts(self.initial, states, weights, self.config.federation.merge_scale)
         return merged
 
-    def train_round(self, number: int) -> dict[str, Any]:
-        """One round: tasks out, updates checked and merged as they come, the result handed to the writer."""
+    def train_round(self, number: int, behind: Callable[[], Any] | None = None) -> tuple[dict[str, Any], Any]:
+        """One round: tasks out, updates checked and merged as they come, the result handed to the writer.
+
+        `behind` is called once the training is under way; what it starts waits behind it in every organization.
+
+        Returns
+        -------
+        The round's metrics, and what `behind` returned.
+        """
         began = time.perf_counter()
         rounds = self._open_round(number)
         events, absent = [], {}
@@ -106,6 +114,7 @@ class Federation:
                 absent[name] = "still at work on an earlier round"
             else:
                 pending[self.members[name].call("train", self.terms_ref, number, tasks)] = name
+        started = behind() if behind else None
         deadline = time.monotonic() + self.config.federation.deadline_s
         replies: dict[str, Reply] = {}
         merged: dict[str, Any] = {}
@@ -140,7 +149,8 @@ class Federation:
         for c, cohort in rounds.items():
             if c not in merged:
                 merged[c] = self._merge(number, c, cohort)
-        return self._close_round(number, rounds, merged, replies, events, time.perf_counter() - began)
+        metrics = self._close_round(number, rounds, merged, replies, events, time.perf_counter() - began)
+        return metrics, started
 
     def evaluate(self, model: Tensors) -> dict[str, Any]:
         """Start the evaluation of a model at every organization; references by name."""
@@ -358,8 +368,9 @@ class Federation:
         if len(replies) < max(1, least):
             reasons = "; ".join(f"{n}: {r}" for n, r in sorted(absent.items()))
             raise TrustChainError(
-                f"round {number}: {len(replies)} of {len(self.names)} organizations answered, federation.quorum="
-                f"{self.config.federation.quorum:g} needs {max(1, least):g}. {reasons}. Go on with --resume {self.run.path}"
+                f"round {number}: {len(replies)} of {len(self.names)} organizations answered, "
+                f"federation.quorum={self.config.federation.quorum:g} needs {max(1, least):g}. {reasons}. "
+                f"Go on with --resume {self.run.path}"
             )
 
     def _is_back(self, name: str) -> bool:

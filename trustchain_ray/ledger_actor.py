@@ -75,4 +75,4 @@ def _public_chain(config: Config, run_dir: Path) -> Any:
     return EmbeddedEvm(run_dir / "ledger" / "chain")
 
 
-RemoteLedger = ray.remote(Ledger)
+RemoteLedger: Any = ray.remote(Ledger)

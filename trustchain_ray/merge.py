@@ -130,7 +130,7 @@ def _compiled() -> Accumulate:
 
     one = np.float32(2**FRACTION_BITS)
 
-    @numba.njit(nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+    @numba.njit(nogil=True, error_model="numpy")
     def four(out, a, b, c, d, wa, wb, wc, wd):  # type: ignore[no-untyped-def]
         for i in range(out.size):
             first = np.float64(np.rint(a[i] * one)) * wa + np.float64(np.rint(b[i] * one)) * wb

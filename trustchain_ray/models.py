@@ -112,7 +112,7 @@ def load_model(config: Config, base: str, device: str) -> Any:
             model,
             PeftLoraConfig(
                 r=rank,
-                lora_alpha=lora.alpha,
+                lora_alpha=round(lora.alpha),  # only to build it: load() sets alpha / rank
                 target_modules=list(lora.targets),
                 lora_dropout=0.0,
                 task_type=TaskType.SEQ_CLS if classification else TaskType.CAUSAL_LM,

@@ -223,7 +223,7 @@ class Organization:
         return trained.update, residual
 
     def _evaluate(self, adapter: Packed, residual: Packed | None) -> dict[str, Any]:
-        return vars(self.group.call("evaluate", self.name, "test", adapter, residual))
+        return dict(vars(self.group.call("evaluate", self.name, "test", adapter, residual)))
 
     def _plan(self, cohort: str) -> list[list[int]]:
         """Steps of the whole run, as positions among the member's records."""
@@ -295,4 +295,4 @@ def _value(state: Any) -> Packed:
     return packed
 
 
-RemoteOrganization = ray.remote(Organization)
+RemoteOrganization: Any = ray.remote(Organization)

@@ -42,7 +42,7 @@ class Pool:
         return self.worker
 
 
-RemotePool = ray.remote(Pool)
+RemotePool: Any = ray.remote(Pool)
 
 
 class Member:
@@ -63,14 +63,18 @@ def start_members(config: Config, run: str, names: list[str]) -> list[Member]:
     resources = config.resources
     retries = {"max_restarts": resources.max_restarts, "max_task_retries": resources.max_restarts}
     if resources.mode == "pooled":
-        options = {"num_cpus": resources.cpus_per_worker, "num_gpus": resources.gpus_per_worker, **retries}
+        shared: dict[str, Any] = {
+            "num_cpus": resources.cpus_per_worker,
+            "num_gpus": resources.gpus_per_worker,
+            **retries,
+        }
         environment = {"env_vars": {"OMP_NUM_THREADS": str(config.training.threads), "TOKENIZERS_PARALLELISM": "false"}}
         count = min(resources.workers, len(names))
-        pools = [RemotePool.options(runtime_env=environment, **options).remote(config, run) for _ in range(count)]
+        pools = [RemotePool.options(runtime_env=environment, **shared).remote(config, run) for _ in range(count)]
         return [Member(name, pools[i % count], True) for i, name in enumerate(names)]
     members = []
     for name in names:
-        options = {"num_cpus": 0, **retries}
+        options: dict[str, Any] = {"num_cpus": 0, **retries}
         if resources.pin_organizations:
             options["resources"] = {f"org_{name}": 0.001}
         members.append(Member(name, RemoteOrganization.options(**options).remote(config, name, run), False))

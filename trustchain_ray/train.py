@@ -1,5 +1,6 @@
 """The verb `train`: set up, rounds, comparison, release. Read it as a table of contents."""
 
+import functools
 import json
 import os
 import time
@@ -96,22 +97,25 @@ def _train(config: Config, run: RunDirectory, names: list[str], progress: Progre
 
 
 def _rounds(federation: Federation, progress: Progress) -> None:
-    """All rounds that are not finished. A round's evaluation runs behind the next round's training."""
+    """All rounds that are not finished. Behind each organization's training waits the evaluation of the model
+    that the round began with, so that workers evaluate while the coordinator merges, writes and logs."""
     settings = federation.config.federation
-    waiting: tuple[int, dict[str, Any]] | None = None
+    evaluations: list[tuple[int, dict[str, Any]]] = []
     for number in range(federation.finished + 1, settings.rounds + 1):
-        submitted = waiting
-        metrics = federation.train_round(number)
-        if submitted is not None:
-            _report(federation, *submitted, progress)
-        line = f"round {number}/{settings.rounds}  loss {metrics['loss']:.4f}  {metrics['organizations']} organizations  {metrics['seconds']:.1f} s"
-        progress(line)
-        last = number == settings.rounds
-        waiting = (
-            (number, federation.evaluate(federation.model()))
-            if not last and number % settings.evaluate_every == 0
-            else None
+        due = number > 1 and (number - 1) % settings.evaluate_every == 0
+        model = federation.model() if due else None
+        behind = None if model is None else functools.partial(federation.evaluate, model)
+        metrics, evaluation = federation.train_round(number, behind)
+        if evaluation is not None:
+            evaluations.append((number - 1, evaluation))
+        seconds, present = metrics["seconds"], metrics["organizations"]
+        progress(
+            f"round {number}/{settings.rounds}  loss {metrics['loss']:.4f}  {present} organizations  {seconds:.1f} s"
         )
+        while len(evaluations) > 1:
+            _report(federation, *evaluations.pop(0), progress)
+    for number, references in evaluations:
+        _report(federation, number, references, progress)
 
 
 def _report(federation: Federation, number: int, refs: dict[str, Any], progress: Progress) -> None:

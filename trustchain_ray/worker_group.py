@@ -6,14 +6,14 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayActorError, WorkerCrashedError
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from trustchain_ray.config import Config
 from trustchain_ray.errors import TrustChainError
 from trustchain_ray.worker import Worker
 
-RemoteWorker = ray.remote(Worker)
+RemoteWorker: Any = ray.remote(Worker)
 
 
 class LocalGroup:
@@ -37,7 +37,7 @@ class WorkerGroup:
         self.config, self.base, self.name = config, base, name
         self.setup: dict[tuple[Any, ...], tuple[str, tuple[Any, ...]]] = {}
         self.restarts = 0
-        self.group: PlacementGroup | None = None
+        self.group: Any = None
         self.ranks: list[Any] = []
         self._build()
 

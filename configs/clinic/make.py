@@ -25,10 +25,46 @@ COMPLAINTS = {
     "hematology": ["easy bruises", "pale gums", "nose bleeds", "tired legs", "swollen glands"],
 }
 HOSPITALS = ["east", "north", "south", "west"]
-FIRST = (
-    ["Amara", "Bela", "Carlo", "Dina", "Emil", "Farid", "Greta", "Hiro", "Ines", "Jonas", "Kaya", "Luca", "Mila", "Nils", "Oda", "Pavel", "Rosa", "Sami", "Tara", "Viktor"]
-)
-LAST = ["Adeyemi", "Brandt", "Castel", "Duarte", "Eklund", "Fontana", "Grabow", "Haddad", "Ito", "Jansen", "Koval", "Lindt", "Moreau", "Novak", "Okafor", "Petrov"]
+FIRST = [
+    "Amara",
+    "Bela",
+    "Carlo",
+    "Dina",
+    "Emil",
+    "Farid",
+    "Greta",
+    "Hiro",
+    "Ines",
+    "Jonas",
+    "Kaya",
+    "Luca",
+    "Mila",
+    "Nils",
+    "Oda",
+    "Pavel",
+    "Rosa",
+    "Sami",
+    "Tara",
+    "Viktor",
+]
+LAST = [
+    "Adeyemi",
+    "Brandt",
+    "Castel",
+    "Duarte",
+    "Eklund",
+    "Fontana",
+    "Grabow",
+    "Haddad",
+    "Ito",
+    "Jansen",
+    "Koval",
+    "Lindt",
+    "Moreau",
+    "Novak",
+    "Okafor",
+    "Petrov",
+]
 WARDS = ["amber", "birch", "cedar", "delta", "ember", "fjord", "garnet", "harbor", "indigo", "jade"]
 
 

@@ -116,7 +116,7 @@ class DeepSpeedEngine:
         losses: list[torch.Tensor] = []
         with ExitStack() as stack:
             for name in others:
-                hook: Any = adapter.parameters[name].register_hook(torch.zeros_like)  # type: ignore[no-untyped-call]
+                hook: Any = adapter.parameters[name].register_hook(torch.zeros_like)
                 stack.callback(hook.remove)
             for step, rate in zip(steps, rates, strict=True):
                 losses.append(self._step(rows, step, rate, len(losses)))
