@@ -9,7 +9,7 @@ import platform
 def examine() -> dict[str, str]:
     """Versions, devices and optional parts, by name."""
     found = {"python": platform.python_version(), "cpus": str(os.cpu_count())}
-    for package in ("ray", "torch", "transformers", "peft", "deepspeed", "web3", "py-evm", "pettingzoo", "datasets"):
+    for package in ("ray", "torch", "transformers", "peft", "deepspeed", "py-evm", "pettingzoo", "datasets"):
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

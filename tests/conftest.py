@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 DEPARTMENTS = {
     "cardiology": "a racing pulse",
     "neurology": "a numb hand",
