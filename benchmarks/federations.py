@@ -34,10 +34,11 @@ def main() -> None:
         runs.append(one_run(options.name, seed, options.overrides))
         write(out, summary(options.name, options.seeds[: len(runs)], runs, options.overrides))
     metric = "accuracy" if options.name == "sentiment" else "token_accuracy"
-    print(table(["training", metric, "per organization (mean over seeds)"], [
-        [row, "{mean:.3f} ± {sd:.3f}".format(**spread([r["scores"][row][metric] for r in runs])), by_organization(runs, row, metric)]
-        for row in ROWS if row in runs[0]["scores"]
-    ]))  # fmt: skip
+    rows = []
+    for row in [row for row in ROWS if row in runs[0]["scores"]]:
+        found = spread([run["scores"][row][metric] for run in runs])
+        rows.append([row, f"{found['mean']:.3f} ± {found['sd']:.3f}", by_organization(runs, row, metric)])
+    print(table(["training", metric, "per organization (mean over seeds)"], rows))
 
 
 def one_run(name: str, seed: int, overrides: list[str]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Measure the ledger: ``python benchmarks/ledger.py [--out FILE]``.
+"""Measure the ledger: ``python -m benchmarks.ledger [--out FILE]``.
 
 Prints a table and writes JSON: events a second through the service, proofs at a million events, gas of an
 anchor, time to verify a run.
@@ -11,7 +11,6 @@ import os
 import platform
 import random
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -19,16 +18,14 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[0] = str(ROOT)  # not this file's folder: its name would hide the package
-
-from ledger import events as ev  # noqa: E402
-from ledger.canonical import canonical_json, sha256_hex, write_atomic  # noqa: E402
-from ledger.embedded import EmbeddedEvm  # noqa: E402
-from ledger.identity import Identity, load_or_create, public_document  # noqa: E402
-from ledger.log import SqliteLog  # noqa: E402
-from ledger.merkle import MerkleLog, leaf_hash, verify_inclusion  # noqa: E402
-from ledger.service import LedgerService  # noqa: E402
-from ledger.verify import verify_run  # noqa: E402
+from ledger import events as ev
+from ledger.canonical import canonical_json, sha256_hex, write_atomic
+from ledger.embedded import EmbeddedEvm
+from ledger.identity import Identity, load_or_create, public_document
+from ledger.log import SqliteLog
+from ledger.merkle import MerkleLog, leaf_hash, verify_inclusion
+from ledger.service import LedgerService
+from ledger.verify import verify_run
 
 RUN = "benchmark"
 COHORT = "all"

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def gap_between_rounds() -> dict[str, Any]:
     ]
     rounds = train([*settings, "federation.evaluate_every=100"])
     gaps = [
-        b["ended"] - a["ended"] - b["longest_training_seconds"] for a, b in zip(rounds[1:], rounds[2:], strict=False)
+        b["ended"] - a["ended"] - b["longest_training_seconds"] for a, b in pairwise(rounds[1:])
     ]
     return {
         "parameters": rounds[0]["bytes"] // 8 // 4,
@@ -90,7 +91,7 @@ def pooled() -> dict[str, Any]:
     rounds = train([*settings, "federation.evaluate_every=100", "resources.mode=pooled", "resources.workers=2"])
     overheads = [
         (b["ended"] - a["ended"] - b["training_seconds"] / 2) / 100
-        for a, b in zip(rounds[1:], rounds[2:], strict=False)
+        for a, b in pairwise(rounds[1:])
     ]
     return {"organizations": 100, "workers": 2, "milliseconds": 1e3 * statistics.median(overheads)}
 

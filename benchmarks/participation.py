@@ -1,7 +1,7 @@
 """Measure the participation game: steps a second, and how close tabular Q-learning comes to equilibrium.
 
-`python -m benchmarks/participation`, from the top of the repository, writes `benchmarks/results/participation.json` and prints
-the tables. (As a plain script this file would hide the package of the same name.)
+`python -m benchmarks.participation`, from the top of the repository, writes
+`benchmarks/results/participation.json` and prints the tables.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from envs.q_learning import TabularPolicies, q_learning
 from envs.shapley import exact_shapley, gtg_shapley
 from envs.stage_game import stage_game
 
-RESULT = Path(__file__).parent / "results" / "envs.json"
+RESULT = Path(__file__).parent / "results" / "participation.json"
 SEED = 0
 SECONDS = 2.0
 

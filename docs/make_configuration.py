@@ -4,6 +4,7 @@ from pathlib import Path
 
 from trustchain_ray.config import describe
 
+# ruff: noqa: E501
 HEAD = """# Configuration
 
 One YAML file or several, merged left to right, then dotted overrides:

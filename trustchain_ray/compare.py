@@ -1,9 +1,11 @@
 """What a federation is compared with: each organization alone, all records in one place, own adapters."""
 
+import contextlib
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import ray
+from ray.exceptions import RayActorError
 
 from trustchain_ray.data import Holdings, Record, load_holdings
 from trustchain_ray.metrics import Metrics
@@ -51,11 +53,14 @@ def start_centralised(federation: "Federation", steps: int) -> Any:
 
 
 def collect(started: Any) -> Scores:
-    """Wait for a comparison; summaries by organization."""
-    if isinstance(started, dict):
-        sums: Any = {name: ray.get(reference) for name, reference in started.items()}
+    """Wait for a comparison; summaries by organization. One that died meanwhile is left out."""
+    if not isinstance(started, dict):
+        sums: Any = ray.get(started[0])
     else:
-        sums = ray.get(started[0])
+        sums = {}
+        for name, reference in started.items():
+            with contextlib.suppress(RayActorError):
+                sums[name] = ray.get(reference)
     return {name: Metrics(**row).summary() for name, row in sums.items()}
 
 

@@ -15,10 +15,11 @@ from ledger.events import make_event
 from ledger.identity import COORDINATOR, load_or_create, public_document
 from trustchain_ray import forms
 from trustchain_ray.adapter import Layout, Tensors, digest, load_tensors, save_tensors, serialise
+from trustchain_ray.base import prepare_base
 from trustchain_ray.checks import Refused, check_decision, check_update
 from trustchain_ray.cohorts import cohorts_of
 from trustchain_ray.config import Config
-from trustchain_ray.data import load_public, organization_names
+from trustchain_ray.data import organization_names
 from trustchain_ray.errors import TrustChainError
 from trustchain_ray.initial import fresh_adapter
 from trustchain_ray.keystore import keystore
@@ -65,7 +66,7 @@ class Federation:
 
     def start(self) -> None:
         """Start organizations and ledger, agree on the manifest, load the last finished round."""
-        self.base = self._base()
+        self.base = prepare_base(self.config, self.run, self.progress)
         self.members = {m.name: m for m in start_members(self.config, self.id, self.names)}
         self.registrations = self._gather("register", self.base)
         shapes = next(iter(self.registrations.values()))["worker"]["shapes"]
@@ -170,24 +171,19 @@ class Federation:
         self.ledger.submit.remote(envelopes)
 
     def memory(self) -> dict[str, dict[str, int]]:
-        """Memory of each organization's workers in bytes."""
-        return self._gather("memory")
+        """Memory of each organization's workers in bytes; who does not answer is left out."""
+        refs = {n: self.members[n].call("memory") for n in self.names if n not in self.late}
+        done, _ = ray.wait(list(refs.values()), num_returns=len(refs), timeout=30)
+        answers = {}
+        for name, ref in refs.items():
+            with contextlib.suppress(RayActorError, RayTaskError):
+                if ref in done:
+                    answers[name] = ray.get(ref)
+        return answers
 
     def close(self) -> None:
         with contextlib.suppress(Exception):
             self.writer.close()
-
-    def _base(self) -> Any:
-        """A model's name, or a reference to the files of a base made from the config (in a task: no torch here)."""
-        if self.config.model.base != "made":
-            return self.config.model.base
-        folder = self.run.path / "base"
-        if not (folder / "config.json").is_file():
-            self.progress("making the base model from public records")
-            files = ray.get(_make_base.remote(self.config))
-            for name in sorted(files, key=lambda n: n == "config.json"):  # config.json last: it marks the whole
-                self.run.write(f"base/{name}", files[name])
-        return [ray.put({path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()})]
 
     def _agree(self, shapes: dict[str, tuple[int, ...]]) -> None:
         """Frozen and initial tensors, and the manifest: made once, afterwards only compared."""
@@ -402,16 +398,6 @@ class Federation:
                 ray.wait(list(refs.values()), num_returns=len(refs), timeout=30)  # let the others end quietly
                 raise TrustChainError(f"organization {name!r}: {_reason(error)}") from None
         return answers
-
-
-@ray.remote
-def _make_base(config: Config) -> dict[str, bytes]:
-    import torch
-
-    from trustchain_ray.models import make_base
-
-    torch.set_num_threads(config.training.threads)
-    return make_base(config, load_public(config, config.data.public))
 
 
 def _reason(error: Exception) -> str:

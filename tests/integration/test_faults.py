@@ -9,6 +9,7 @@ import psutil
 import pytest
 from tests_support import adapters_of
 
+from ledger.log import SqliteLog
 from ledger.verify import verify_run
 
 SMALL = ["resources.max_restarts=3", "federation.local_steps=4"]
@@ -68,3 +69,35 @@ def test_a_killed_driver_is_resumed(
     assert result["model_digest"] == finished["model_digest"]
     assert adapters_of(run) == adapters_of(finished["run"])
     assert verify_run(run).ok
+
+
+@pytest.mark.slow
+def test_an_organization_that_hangs_is_left_out_and_comes_back(command: Any, config: str, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    settings = ["federation.deadline_s=20", "federation.rounds=6", "federation.quorum=0.5"]
+    process = command.start("train", "-c", config, "--run", str(run), *settings)
+    lines, paused = [], None
+    for line in process.stderr:
+        lines.append(line)
+        if line.startswith("round 1/"):
+            paused = _pause(process.pid, "ray::Worker")
+        if line.startswith("round 3/"):
+            paused.resume()
+    assert process.wait(timeout=100) == 0, "".join(lines)
+    present = {int(line[6]): line.split("  ")[2] for line in lines if line.startswith("round ")}
+    assert present[1] == "2 organizations"
+    assert "1 organizations" in (present[2], present[3])
+    assert present[6] == "2 organizations"
+    assert verify_run(run).ok
+    log = SqliteLog(run / "ledger" / "log.sqlite", read_only=True)
+    assert sum(1 for _ in log.events("ABSENT")) >= 1
+    log.close()
+
+
+def _pause(driver: int, name: str) -> psutil.Process:
+    """Stop one process of this run without ending it."""
+    for child in psutil.Process(driver).children(recursive=True):
+        if " ".join(child.cmdline()).startswith(name):
+            child.suspend()
+            return child
+    raise AssertionError(f"no process {name} to pause")

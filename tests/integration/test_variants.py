@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from tests_support import adapters_of, model_scores
 
 from ledger.verify import verify_run
-from tests_support import adapters_of, model_scores
+from trustchain_ray.adapter import load_tensors
 
 POOLED = ["resources.mode=pooled", "federation.rounds=2", "training.threads=1"]
 
@@ -88,10 +90,14 @@ def test_classification_with_an_own_head_or_adapter(
     result = command.train("-c", classification, "--run", str(run), f"federation.personalization={kind}")
     assert verify_run(run).ok
     assert set(result["scores"]) == {"federated", "personalised"}
-    assert result["scores"]["personalised"]["loss"] < result["scores"]["federated"]["loss"]
-    own = list((command.home / "personal" / result["id"]).glob("*/own.safetensors"))
+    model = load_tensors(run / "model" / "adapter_model.safetensors")
+    own = [load_tensors(path) for path in (command.home / "personal" / result["id"]).glob("*/own.safetensors")]
     assert len(own) == 2
-    assert not [path for path in run.rglob("own.safetensors")]
+    for tensors in own:
+        changed = {name for name, tensor in tensors.items() if not np.array_equal(tensor, model[name])}
+        assert any("classifier" in name for name in changed)
+        assert any("lora_B" in name for name in changed) == (kind == "adapter")
+    assert not list(run.rglob("own.safetensors"))
 
 
 @pytest.mark.slow
