@@ -17,7 +17,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
 from ledger import events as ev
 from ledger.canonical import canonical_json, sha256_hex, write_atomic
 from ledger.embedded import EmbeddedEvm
@@ -177,7 +176,7 @@ def machine() -> dict[str, Any]:
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "ledger.json")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "ledger.json")
     parser.add_argument("--events", type=int, default=100_000, help="events appended and verified")
     parser.add_argument("--leaves", type=int, default=1_000_000, help="leaves of the tree for proofs")
     parser.add_argument("--seed", type=int, default=0)

@@ -68,9 +68,7 @@ def gap_between_rounds() -> dict[str, Any]:
         "federation.local_steps=1",
     ]
     rounds = train([*settings, "federation.evaluate_every=100"])
-    gaps = [
-        b["ended"] - a["ended"] - b["longest_training_seconds"] for a, b in pairwise(rounds[1:])
-    ]
+    gaps = [b["ended"] - a["ended"] - b["longest_training_seconds"] for a, b in pairwise(rounds[1:])]
     return {
         "parameters": rounds[0]["bytes"] // 8 // 4,
         "organizations": 8,
@@ -89,10 +87,7 @@ def pooled() -> dict[str, Any]:
         "federation.baselines=[]",
     ]
     rounds = train([*settings, "federation.evaluate_every=100", "resources.mode=pooled", "resources.workers=2"])
-    overheads = [
-        (b["ended"] - a["ended"] - b["training_seconds"] / 2) / 100
-        for a, b in pairwise(rounds[1:])
-    ]
+    overheads = [(b["ended"] - a["ended"] - b["training_seconds"] / 2) / 100 for a, b in pairwise(rounds[1:])]
     return {"organizations": 100, "workers": 2, "milliseconds": 1e3 * statistics.median(overheads)}
 
 
