@@ -39,6 +39,7 @@ def cluster(config: Config, organizations: int) -> Iterator[None]:
             count = max(os.cpu_count() or 1, int(-(-cpus // 1)) + 1)
             ray.init(
                 address="local",
+                _node_ip_address="127.0.0.1",
                 num_cpus=count,
                 include_dashboard=False,
                 log_to_driver=False,

@@ -92,7 +92,10 @@ class WorkerGroup:
                 f"organization {self.name}: the cluster has no room for {resources.workers} worker(s) of {bundle}; "
                 f"free now: {ray.available_resources()}"
             )
-        address, port = ray.get(_rendezvous.options(scheduling_strategy=self._strategy(0), num_cpus=0).remote())
+        nodes = ray.util.placement_group_table(self.group)["bundles_to_node_id"]
+        bundles = sorted(range(resources.workers), key=lambda i: (nodes[i], i))  # ranks of one node are neighbours
+        rendezvous = _rendezvous.options(scheduling_strategy=self._strategy(bundles[0]), num_cpus=0)
+        address, port = ray.get(rendezvous.remote())
         self.ranks = []
         for rank in range(resources.workers):
             environment = {
@@ -110,7 +113,7 @@ class WorkerGroup:
                 RemoteWorker.options(
                     num_cpus=resources.cpus_per_worker,
                     num_gpus=resources.gpus_per_worker,
-                    scheduling_strategy=self._strategy(rank),
+                    scheduling_strategy=self._strategy(bundles[rank]),
                     runtime_env={"env_vars": environment},
                 ).remote(self.config, self.base, rank, resources.workers)
             )
@@ -125,7 +128,7 @@ def _rendezvous() -> tuple[str, int]:
     """Address and a free port on the node of rank 0; two groups on one node get different ports."""
     address = ray.util.get_node_ip_address()
     with socket.socket() as probe:
-        probe.bind(("", 0))
+        probe.bind((address, 0))
         return address, int(probe.getsockname()[1])
 
 
