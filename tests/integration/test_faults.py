@@ -1,5 +1,6 @@
 """Killed by SIGKILL in the middle of a round, the run ends with the model of the undisturbed run."""
 
+import contextlib
 import signal
 import time
 from pathlib import Path
@@ -66,7 +67,9 @@ def test_a_killed_driver_is_resumed(
     report = verify_run(run)
     assert report.ok or after == "making the base", report.failure
     result = command.train("--resume", run)
-    psutil.wait_procs(children, timeout=30)
+    for child in children:  # Ray's agents outlive their driver for a while
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
     assert result["model_digest"] == finished["model_digest"]
     assert adapters_of(run) == adapters_of(finished["run"])
     assert verify_run(run).ok
