@@ -33,6 +33,12 @@ _HEX_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 _Where = tuple[Any, str | int] | None  # (place of the parent, key or index): cheap until it is shown
 
+MAX_DEPTH = 64
+"""Deepest nesting of JSON that is read or written."""
+
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
+_BRACKET = re.compile(rb"[\[\]{}]")
+
 TensorEntry = tuple[str, tuple[int, ...], bytes | memoryview]
 """A tensor: dtype as in safetensors, shape, little-endian bytes."""
 
@@ -57,17 +63,17 @@ def canonical_json(obj: Any) -> bytes:
         or any other type.
     """
     try:
-        ordered = _ordered(obj, None)
+        ordered = _ordered(obj, None, 0)
         return _ENCODER.encode(ordered).encode()
     except UnicodeEncodeError:
         raise LedgerError("canonical JSON: a string holds a lone surrogate; it is not valid Unicode") from None
-    except RecursionError:
-        raise LedgerError("canonical JSON: the value is nested too deeply, or contains itself") from None
 
 
-def _ordered(obj: Any, where: _Where) -> Any:
+def _ordered(obj: Any, where: _Where, depth: int) -> Any:
     """Copy of ``obj`` with sorted keys, after checking every type; ``where`` is for messages."""
     kind = type(obj)
+    if depth > MAX_DEPTH:
+        raise LedgerError("canonical JSON: the value is nested too deeply, or contains itself")
     if kind is str or kind is bool or obj is None:
         return obj
     if kind is int:
@@ -80,9 +86,9 @@ def _ordered(obj: Any, where: _Where) -> Any:
             names = sorted(obj) if "".join(obj).isascii() else sorted(obj, key=lambda k: k.encode("utf-16-be"))
         except TypeError:
             raise LedgerError(f"canonical JSON: {_path(where)}: a key is not a string") from None
-        return {name: _ordered(obj[name], (where, name)) for name in names}
+        return {name: _ordered(obj[name], (where, name), depth + 1) for name in names}
     if kind is list:
-        return [_ordered(item, (where, i)) for i, item in enumerate(obj)]
+        return [_ordered(item, (where, i), depth + 1) for i, item in enumerate(obj)]
     if kind is float:
         raise LedgerError(f"canonical JSON: {_path(where)}: floats are refused ({obj!r}); write it as a string")
     raise LedgerError(f"canonical JSON: {_path(where)}: {kind.__name__} is not a JSON type (list, not tuple)")
@@ -106,10 +112,9 @@ def parse_canonical(data: bytes) -> Any:
     LedgerError
         Not JSON, a float, a duplicate key, or any spelling other than the canonical one.
     """
+    refuse_deep(data)
     try:
         obj = _DECODER.decode(data.decode())
-    except RecursionError:
-        raise LedgerError("canonical JSON: nested too deeply") from None
     except ValueError as error:  # bad UTF-8, bad JSON, integers with thousands of digits
         raise LedgerError(f"not JSON: {error}") from None
     if canonical_json(obj) != data:
@@ -117,6 +122,25 @@ def parse_canonical(data: bytes) -> Any:
         reason = f"key {duplicate!r} occurs twice" if duplicate is not None else "not in canonical form (RFC 8785)"
         raise LedgerError(f"canonical JSON: {reason}")
     return obj
+
+
+def refuse_deep(data: bytes) -> None:
+    """Refuse JSON nested deeper than :data:`MAX_DEPTH` before it is parsed.
+
+    The recursion limit is no guard: libraries raise it (py-evm to 100,000), and then the parser runs out of stack.
+
+    Raises
+    ------
+    LedgerError
+        It is nested too deeply.
+    """
+    if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
+        return
+    depth = 0
+    for bracket in _BRACKET.finditer(_STRING.sub(b"", data)):
+        depth += 1 if bracket[0] in b"[{" else -1
+        if depth > MAX_DEPTH:
+            raise LedgerError("JSON: nested too deeply")
 
 
 def _refuse_float(text: str) -> NoReturn:
@@ -233,10 +257,9 @@ def _parse_safetensors(raw: bytes) -> tuple[dict[str, TensorEntry], dict[str, st
     length = int.from_bytes(raw[:8], "little")
     if length > min(MAX_HEADER_BYTES, len(raw) - 8):
         raise LedgerError(f"safetensors: header of {length} bytes does not fit the file of {len(raw)}")
+    refuse_deep(raw[8 : 8 + length])
     try:
         header = json.loads(raw[8 : 8 + length].decode(), object_pairs_hook=_unique_names)
-    except RecursionError:
-        raise LedgerError("safetensors: header nested too deeply") from None
     except ValueError as error:
         raise LedgerError(f"safetensors: header is not JSON: {error}") from None
     if not isinstance(header, dict) or raw[8:9] != b"{":

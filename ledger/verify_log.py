@@ -8,6 +8,7 @@ from typing import Any
 from ledger import events as ev
 from ledger import layout, merkle
 from ledger.audit import Audit, Fault, Links
+from ledger.canonical import refuse_deep
 from ledger.errors import LedgerError
 from ledger.events import Event, Registry
 from ledger.identity import COORDINATOR
@@ -53,6 +54,7 @@ def _check_row(position: int, row: tuple[Any, ...], registry: Registry) -> Event
     index, organization, key, kind, round_, leaf = row
     if index != position or not isinstance(leaf, bytes):
         raise LedgerError(f"is numbered {index}" if index != position else "is not stored as bytes")
+    refuse_deep(leaf)
     event = registry.admit(json.loads(leaf))
     if event.leaf != leaf:
         raise LedgerError("is not in canonical form (RFC 8785)")

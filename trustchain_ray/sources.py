@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from ledger.canonical import refuse_deep
+from ledger.errors import LedgerError
 from trustchain_ray.errors import TrustChainError
 
 
@@ -71,10 +73,11 @@ def _jsonl(path: Path) -> Iterator[Row]:
             if not line.strip():
                 continue
             try:
+                refuse_deep(line)
                 values = json.loads(line)
             except UnicodeDecodeError as error:
                 row.problem = f"not valid UTF-8: {error}"
-            except (ValueError, RecursionError) as error:  # also too many digits or brackets
+            except (ValueError, LedgerError) as error:  # also too many digits or brackets
                 row.problem = f"not valid JSON: {error}"
             else:
                 if isinstance(values, dict):

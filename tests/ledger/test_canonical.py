@@ -1,6 +1,8 @@
 import json
 import os
 import struct
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
@@ -204,3 +206,20 @@ def test_write_atomic_keeps_the_old_file_on_a_full_disk(tmp_path, monkeypatch):
         write_atomic(path, b"two")
     assert path.read_bytes() == b"one"
     assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_deep_nesting_is_refused_also_where_a_library_raised_the_recursion_limit():
+    code = (
+        "import sys; sys.setrecursionlimit(100_000)\n"
+        "from ledger.canonical import parse_canonical\n"
+        "from ledger.errors import LedgerError\n"
+        "try: parse_canonical(b'[' * 100_000)\n"
+        "except LedgerError as error: assert 'nested' in str(error); print('refused')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "refused"
+
+
+def test_nesting_up_to_the_limit_is_read():
+    assert parse_canonical(b"[" * 60 + b"]" * 60)
+    assert parse_canonical(b'["' + b"[" * 500 + b'"]') == ["[" * 500]
