@@ -47,7 +47,7 @@ def check_update(
     run: str,
     max_norm: float,
     max_weight: int,
-) -> None:
+) -> str:
     """Refuse a forged, replayed, mis-shaped, oversized, non-finite or too large update.
 
     Parameters
@@ -55,6 +55,10 @@ def check_update(
     layout : names and shapes that an update of this member must have.
     keys : public keys (hex) by key id that may sign for this organization: its own, nobody else's.
     max_weight : the largest weight this member may claim: its registered records times its steps.
+
+    Returns
+    -------
+    The digest of the update, as signed.
 
     Raises
     ------
@@ -88,3 +92,4 @@ def check_update(
     norm = float(np.linalg.norm(update.update.buffer.astype(np.float64)))
     if norm > max_norm:
         raise Refused(f"norm {norm:.4g} is above trust.max_update_norm={max_norm:g}")
+    return str(body["update"])

@@ -41,6 +41,7 @@ class CohortRound:
     task: CohortTask
     waiting: set[str]
     accepted: dict[str, Update] = field(default_factory=dict)
+    digests: dict[str, str] = field(default_factory=dict)  # of the accepted updates, as signed and checked
 
 
 class Federation:
@@ -267,7 +268,7 @@ class Federation:
                     raise Refused("the organization is not in this cohort")
                 records = self._records(name, update.cohort)
                 unit = records if self.config.federation.weights == "records" else 1
-                check_update(
+                update_digest = check_update(
                     update,
                     name,
                     number,
@@ -285,6 +286,7 @@ class Federation:
                 self.progress(f"  refused an update of {name}: {refused}")
             else:
                 cohort.accepted[name] = update
+                cohort.digests[name] = update_digest
                 events.append(update.envelope)
         return events
 
@@ -309,7 +311,7 @@ class Federation:
                 self.config.model.lora.alpha,
             )
         inputs = [
-            {"organization": n, "update": digest(u.update.tensors()), "weight": u.weight}
+            {"organization": n, "update": cohort.digests[n], "weight": u.weight}
             for n, u in sorted(cohort.accepted.items())
         ]
         return {
