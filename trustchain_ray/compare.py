@@ -42,13 +42,10 @@ def start_personalised(federation: "Federation", model: "Tensors") -> Any:
 
 def start_centralised(federation: "Federation", steps: int) -> Any:
     """All records in one place, as many steps as all organizations together (this moves records)."""
-    from trustchain_ray.pool import RemotePool
+    from trustchain_ray.pool import start_pool
 
     config = federation.config
-    environment = {"env_vars": {"OMP_NUM_THREADS": str(config.training.threads), "TOKENIZERS_PARALLELISM": "false"}}
-    learner = RemotePool.options(num_cpus=0, num_gpus=config.resources.gpus_per_worker, runtime_env=environment).remote(
-        config, federation.id
-    )
+    learner = start_pool(config, federation.id, num_cpus=0, num_gpus=config.resources.gpus_per_worker)
     return [learner.centralised.remote(federation.names, federation.terms_ref, steps * len(federation.names)), learner]
 
 

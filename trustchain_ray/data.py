@@ -2,7 +2,6 @@
 
 import hashlib
 import hmac
-import json
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -23,10 +22,6 @@ class Record:
     answer: str
     label: int = -1
     choices: tuple[int, ...] = ()
-
-    def content(self) -> bytes:
-        """Canonical bytes of the content (not the id), e.g. for commitments."""
-        return json.dumps([self.prompt, self.answer, self.label], ensure_ascii=False).encode()
 
 
 @dataclass

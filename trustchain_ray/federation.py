@@ -74,7 +74,6 @@ class Federation:
         self._agree(shapes)
         self.terms = Terms(
             run=self.id,
-            cohorts=self.cohorts,
             rates={n: {c: float(q) for c, q in r.items()} for n, r in self.manifest["sampling_rates"].items()},
             shapes=shapes,
             fresh=Packed.of(self.fresh),

@@ -32,7 +32,6 @@ class Terms:
     """What all organizations agreed on before round 1 (the manifest, as far as members need it)."""
 
     run: str
-    cohorts: dict[str, list[str]]
     rates: dict[str, dict[str, float]]  # organization -> cohort -> sampling rate
     shapes: dict[str, tuple[int, ...]]
     fresh: Packed

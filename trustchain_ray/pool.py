@@ -45,6 +45,13 @@ class Pool:
 RemotePool: Any = ray.remote(Pool)
 
 
+def start_pool(config: Config, run: str, **options: Any) -> Any:
+    """Start one pool worker with the configured threads; `options` are Ray's for the actor."""
+    threads = str(config.training.threads)
+    environment = {"env_vars": {"OMP_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "false"}}
+    return RemotePool.options(runtime_env=environment, **options).remote(config, run)
+
+
 class Member:
     """The coordinator's handle of an organization, alike in both modes."""
 
@@ -68,9 +75,8 @@ def start_members(config: Config, run: str, names: list[str]) -> list[Member]:
             "num_gpus": resources.gpus_per_worker,
             **retries,
         }
-        environment = {"env_vars": {"OMP_NUM_THREADS": str(config.training.threads), "TOKENIZERS_PARALLELISM": "false"}}
         count = min(resources.workers, len(names))
-        pools = [RemotePool.options(runtime_env=environment, **shared).remote(config, run) for _ in range(count)]
+        pools = [start_pool(config, run, **shared) for _ in range(count)]
         return [Member(name, pools[i % count], True) for i, name in enumerate(names)]
     members = []
     for name in names:
