@@ -1,13 +1,16 @@
-"""What the steps of a verification share: findings, and the state that later steps rely on."""
+"""What the steps of a verification share: options, findings, and the state that later steps rely on."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ledger import layout
 from ledger.errors import LedgerError
 from ledger.events import Event
 from ledger.heads import AnchorStore, TreeHead
 from ledger.merkle import MerkleLog
+from ledger.private import PrivateChain
 from ledger.seal import Seal
 
 
@@ -29,6 +32,34 @@ class Fault(LedgerError):
 
 class Skip(LedgerError):
     """A step has nothing to check, or cannot check it here; the text says why."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the person who verifies asks for, and brings along.
+
+    Attributes
+    ----------
+    partial
+        Files may be missing: what needs them is skipped. What is here is checked as strictly as ever.
+    trust
+        Public keys in hex by organization, known from elsewhere; None: none.
+    model
+        A model folder, or one safetensors file, that is to be the released one.
+    min_witnesses
+        Organizations that must have cosigned the newest checkpoint; with ``trust``, only those named there count.
+    rpc_url
+        A node of the public chain to ask.
+    fabric
+        Opens the private chain to ask, for the run of a given id.
+    """
+
+    partial: bool = False
+    trust: Mapping[str, str] | None = None
+    model: Path | None = None
+    min_witnesses: int = 0
+    rpc_url: str | None = None
+    fabric: Callable[[str], PrivateChain] | None = None
 
 
 @dataclass
@@ -60,26 +91,71 @@ class Audit:
     Attributes
     ----------
     run_dir
-        The run directory.
+        The run directory, or what was taken out of a bundle.
+    options
+        Of the person who verifies.
     seal
         The seal, where there is one.
     missing
         Files that the seal names and that are gone; allowed only for pruned rounds.
+    absent
+        Files that the seal names and that are not in this part of the run.
+    whole_log
+        Whether ``events`` and ``merkle`` hold the whole log, not only chosen events.
     events
-        All events in order, checked, without their leaves.
-    keys
-        Key id of each organization, and public keys by key id.
+        Events in order, checked, without their leaves.
+    organizations, keys
+        Key id of each organization, and public keys by key id, as the log registers them.
+    documents
+        Public keys in hex by organization, as identity documents show them, where no log is here.
+    consistency
+        Consistency proofs between successive tree heads, where chosen events stand for the log.
+    notes
+        What a step that is otherwise in order could not check.
     """
 
     run_dir: Path
+    options: Options = field(default_factory=Options)
     seal: Seal | None = None
     missing: set[str] = field(default_factory=set)
+    absent: set[str] = field(default_factory=set)
+    whole_log: bool = False
     run: str = ""
     events: list[Event] = field(default_factory=list)
     merkle: MerkleLog = field(default_factory=MerkleLog)
     organizations: dict[str, str] = field(default_factory=dict)
     keys: dict[str, str] = field(default_factory=dict)
+    documents: dict[str, str] = field(default_factory=dict)
     manifest: dict[str, Any] = field(default_factory=dict)
     links: Links = field(default_factory=Links)
+    consistency: list[list[bytes]] | None = None
     store: AnchorStore | None = None
     heads: list[TreeHead] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def has(self, name: str) -> bool:
+        """Whether something of that name is here; a link counts, so that it is found and refused."""
+        path = self.run_dir / name
+        return path.exists() or path.is_symlink()
+
+    def lacks(self, name: str) -> bool:
+        """Whether a file is missing, and that is allowed."""
+        return self.options.partial and not self.has(name)
+
+    def need(self, name: str) -> None:
+        """Skip the step where a file is missing and that is allowed; where it is not, reading it is the fault."""
+        if self.lacks(name):
+            raise Skip(f"{name} is not here")
+
+    def public_key(self, organization: str) -> str | None:
+        """Public key in hex: as the log registers it, else as the verifying person knows it, else of its document."""
+        if organization in self.organizations:
+            return self.keys[self.organizations[organization]]
+        return (self.options.trust or {}).get(organization) or self.documents.get(organization)
+
+    def file_digest(self, name: str) -> str:
+        """SHA-256 of a file. Raises Fault if it cannot be read."""
+        try:
+            return layout.file_digest(self.run_dir, name)
+        except LedgerError as error:
+            raise Fault(name, str(error)) from None

@@ -114,14 +114,29 @@ def parse_canonical(data: bytes) -> Any:
     """
     refuse_deep(data)
     try:
-        obj = _DECODER.decode(data.decode())
+        text = data.decode()
+        obj, end = _DECODER.raw_decode(text)
     except ValueError as error:  # bad UTF-8, bad JSON, integers with thousands of digits
         raise LedgerError(f"not JSON: {error}") from None
-    if canonical_json(obj) != data:
+    if end != len(text):
+        raise LedgerError(f"canonical JSON: not in canonical form (RFC 8785): more follows character {end}")
+    try:
+        again = _encoded_again(obj, data)
+    except UnicodeEncodeError:
+        raise LedgerError("canonical JSON: a string holds a lone surrogate; it is not valid Unicode") from None
+    if again != data:
         duplicate = _first_duplicate(data)
         reason = f"key {duplicate!r} occurs twice" if duplicate is not None else "not in canonical form (RFC 8785)"
         raise LedgerError(f"canonical JSON: {reason}")
     return obj
+
+
+def _encoded_again(obj: Any, data: bytes) -> bytes:
+    """Canonical JSON of what was parsed from ``data``, which has only JSON's types, and integers in range."""
+    if not data.isascii():
+        return canonical_json(obj)
+    # Sorting by code points is sorting by UTF-16 for all keys that canonical ASCII can hold.
+    return _SORTED_ENCODER.encode(obj).encode()
 
 
 def refuse_deep(data: bytes) -> None:
@@ -147,8 +162,16 @@ def _refuse_float(text: str) -> NoReturn:
     raise LedgerError(f"canonical JSON: floats are refused ({text}); write it as a string")
 
 
+def _bounded_int(text: str) -> int:
+    number = int(text)
+    if -MAX_INT <= number <= MAX_INT:
+        return number
+    raise LedgerError(f"canonical JSON: integer {text[:40]} is not within 2**53; use a string")
+
+
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False)
-_DECODER = json.JSONDecoder(parse_float=_refuse_float, parse_constant=_refuse_float)
+_SORTED_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False, sort_keys=True)
+_DECODER = json.JSONDecoder(parse_float=_refuse_float, parse_constant=_refuse_float, parse_int=_bounded_int)
 
 
 def _first_duplicate(data: bytes) -> str | None:

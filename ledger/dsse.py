@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from ledger.canonical import parse_canonical
 from ledger.errors import LedgerError
 from ledger.identity import Identity
 
@@ -64,6 +66,28 @@ def payload_of(envelope: Envelope) -> tuple[bytes, str, str, bytes]:
     )
 
 
+_PLAIN = re.compile(
+    rb'\{"payload":"([A-Za-z0-9+/=]*)","payloadType":"([A-Za-z0-9.+/-]*)",'
+    rb'"signatures":\[\{"keyid":"([0-9a-f]*)","sig":"([A-Za-z0-9+/=]*)"\}\]\}'
+)
+"""Canonical JSON of an envelope without a character that JSON escapes: every one that :func:`sign` makes."""
+
+
+def parts_of(data: bytes) -> tuple[bytes, str, str, bytes]:
+    """:func:`payload_of` for the canonical JSON of an envelope.
+
+    Raises
+    ------
+    LedgerError
+        As :func:`payload_of`, or it is not canonical JSON.
+    """
+    match = _PLAIN.fullmatch(data)
+    if match is None:
+        return payload_of(parse_canonical(data))
+    payload, kind, key_id, signature = match.groups()
+    return _decode_bytes(payload, "payload"), kind.decode(), key_id.decode(), _decode_bytes(signature, "sig")
+
+
 def verify(envelope: Envelope, keys: Mapping[str, str]) -> tuple[bytes, str]:
     """Check an envelope.
 
@@ -113,9 +137,16 @@ def _decode(text: object, what: str) -> bytes:
     if not isinstance(text, str):
         raise LedgerError(f"envelope: {what} is not a string")
     try:
-        data = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
+        return _decode_bytes(text.encode("ascii"), what)
+    except UnicodeEncodeError:
         raise LedgerError(f"envelope: {what} is not base64") from None
-    if base64.b64encode(data).decode() != text:
+
+
+def _decode_bytes(text: bytes, what: str) -> bytes:
+    try:
+        data = binascii.a2b_base64(text, strict_mode=True)
+    except binascii.Error:
+        raise LedgerError(f"envelope: {what} is not base64") from None
+    if binascii.b2a_base64(data, newline=False) != text:
         raise LedgerError(f"envelope: {what} is not canonical base64")
     return data

@@ -7,15 +7,14 @@ they were made.
 """
 
 import importlib
-import json
 import time
 from pathlib import Path
 from typing import Any
 
-from ledger.contracts.compile import ARTIFACT
+from ledger.contracts.compile import load_artifact
 from ledger.errors import LedgerError
 from ledger.journal import Journal, parse_lines
-from ledger.public import Anchor, Head, Receipt
+from ledger.public import FINALIZED, Anchor, Head, Receipt
 
 KIND = "embedded"
 
@@ -62,7 +61,7 @@ class EmbeddedEvm:
                 f"the embedded chain needs py-evm ({error}): pip install 'trustchain-ray[embedded]'"
             ) from None
         self._path = Path(directory) / "blocks.log"
-        self._bytecode = bytes.fromhex(json.loads(ARTIFACT.read_text())["bytecode"].removeprefix("0x"))
+        self._artifact = load_artifact("Anchor")
         self._journal: Journal | None = None
         if read_only:
             self._execute(self._read())
@@ -71,7 +70,7 @@ class EmbeddedEvm:
         try:
             self._execute(self._journal.records)
             if not self._blocks:
-                self._send(None, self._bytecode, DEPLOY_GAS)
+                self._send(None, self._deployment(), DEPLOY_GAS)
         except BaseException:
             self.close()
             raise
@@ -117,6 +116,13 @@ class EmbeddedEvm:
         """All anchors by the contract's events, oldest first."""
         return list(self._anchors)
 
+    def update(self) -> list[Anchor]:
+        """:meth:`anchors`: nothing changes here by itself."""
+        return self.anchors()
+
+    def check(self) -> None:
+        """Nothing to ask: opening has executed the whole chain."""
+
     def describe(self) -> dict[str, Any]:
         """Kind, chain id, genesis hash and contract address."""
         return {
@@ -152,7 +158,7 @@ class EmbeddedEvm:
                 mined = self._evm.import_block(bytes.fromhex(block.decode()))
             except (LedgerError, ValueError) as error:
                 raise LedgerError(f"{self._path}: block {number} does not follow from the chain: {error}") from None
-            if number == 1 and (mined.to is not None or mined.data != self._bytecode or not mined.success):
+            if number == 1 and (mined.to is not None or mined.data != self._deployment() or not mined.success):
                 raise LedgerError(f"{self._path}: block 1 does not deploy this version's anchor contract")
             self._note(block, mined)
 
@@ -173,15 +179,19 @@ class EmbeddedEvm:
 
     def _note(self, block: bytes, mined: Any) -> None:
         self._blocks.append(block)
-        topic = int.from_bytes(self._evm_module.keccak(b"Anchored(uint64,bytes32,uint64,bytes32)"), "big")
+        topic = int(self._artifact["topics"]["Anchored(uint64,bytes32,uint64)"], 16)
         for address, topics, data in mined.logs:
             if address == self._evm.contract and topics[0] == topic:
                 size = int.from_bytes(data[32:64], "big")
-                self._anchors.append(Anchor(topics[1], size, data[:32], data[64:96], _receipt(mined)))
+                prev = self._anchors[-1].root if self._anchors else bytes(32)  # the contract has compared it
+                self._anchors.append(Anchor(topics[1], size, data[:32], prev, _receipt(mined)))
+
+    def _deployment(self) -> bytes:
+        """Code that makes the contract, with the account as its anchorer."""
+        return bytes.fromhex(self._artifact["bytecode"][2:]) + self._evm.account.rjust(32, b"\0")
 
     def _selector(self, signature: str) -> bytes:
-        selector: bytes = self._evm_module.keccak(signature.encode())[:4]
-        return selector
+        return bytes.fromhex(self._artifact["selectors"][signature][2:])
 
 
 def _receipt(mined: Any) -> Receipt:
@@ -190,5 +200,5 @@ def _receipt(mined: Any) -> Receipt:
         block=mined.number,
         block_hash="0x" + mined.block_hash.hex(),
         gas_used=mined.gas_used,
-        status="FINAL",
+        status=FINALIZED,
     )

@@ -36,7 +36,9 @@ REWARD_SETTLEMENT = "REWARD_SETTLEMENT"
 KEY_ROTATION = "KEY_ROTATION"
 MODEL_REVOKED = "MODEL_REVOKED"
 
+_FIELDS = {"body", "key", "organization", "run", "time", "type"}
 _DIGEST, _STR, _INT, _DICT, _LIST = "digest", "str", "int", "dict", "list"
+_PYTHON_TYPE = {_STR: str, _DICT: dict, _LIST: list}
 
 REQUIRED: dict[str, dict[str, str]] = {
     RUN_MANIFEST: {"manifest": _DIGEST, "config": _DIGEST},
@@ -55,14 +57,17 @@ REQUIRED: dict[str, dict[str, str]] = {
     MODEL_RELEASE: {"model_digest": _DIGEST, "files": _DICT, "adapters": _DICT},
     RUN_COMPLETE: {"rounds": _INT, "model_digest": _DIGEST},
     UNLEARN_REQUEST: {}, UNLEARN_WITHDRAWN: {}, UNLEARN_EXEC: {}, UNLEARN_ATTEST: {},
-    PRIVACY_SPEND: {}, REWARD_SETTLEMENT: {}, KEY_ROTATION: {}, MODEL_REVOKED: {},
+    REWARD_SETTLEMENT: {"round": _INT, "rule": _STR, "game": _DIGEST, "payments": _DICT},
+    PRIVACY_SPEND: {}, KEY_ROTATION: {}, MODEL_REVOKED: {},
 }  # fmt: skip
 """Fields that the body of each type must have, with their kind; a body may have more."""
 
 TYPES = frozenset(REQUIRED)
 
 COORDINATOR_ONLY = frozenset(
-    {RUN_MANIFEST, REFUSED, ABSENT, MERGE, EVALUATION, CHECKPOINT, MODEL_RELEASE, RUN_COMPLETE}
+    {
+        RUN_MANIFEST, REFUSED, ABSENT, MERGE, EVALUATION, CHECKPOINT, MODEL_RELEASE, RUN_COMPLETE, REWARD_SETTLEMENT,
+    }
 )
 """Types that only the coordinator may sign."""
 
@@ -175,7 +180,23 @@ def read_event(envelope: dsse.Envelope, keys: Mapping[str, str]) -> Event:
     LedgerError
         Malformed, oversized, unknown key, bad signature, unknown type, missing or wrong field.
     """
-    payload, payload_type, key_id, signature = dsse.payload_of(envelope)
+    return _read_parts(*dsse.payload_of(envelope), leaf_bytes(envelope), keys)
+
+
+def read_leaf(leaf: bytes, keys: Mapping[str, str]) -> Event:
+    """:func:`read_event` for a leaf of the log, which the caller has: the event's own ``leaf`` is left empty.
+
+    Raises
+    ------
+    LedgerError
+        As :func:`read_event`, or it is not in canonical form.
+    """
+    return _read_parts(*dsse.parts_of(leaf), b"", keys)
+
+
+def _read_parts(
+    payload: bytes, payload_type: str, key_id: str, signature: bytes, leaf: bytes, keys: Mapping[str, str]
+) -> Event:
     if payload_type != PAYLOAD_TYPE:
         raise LedgerError(f"event: payload type is {payload_type!r}, not {PAYLOAD_TYPE!r}")
     _check_size(payload)
@@ -204,7 +225,7 @@ def read_event(envelope: dsse.Envelope, keys: Mapping[str, str]) -> Event:
         key=content["key"],
         time=content["time"],
         key_id=key_id,
-        leaf=leaf_bytes(envelope),
+        leaf=leaf,
     )
 
 
@@ -214,14 +235,7 @@ def _check_size(payload: bytes) -> None:
 
 
 def _check_content(content: Any) -> None:
-    if not isinstance(content, dict) or content.keys() != {
-        "body",
-        "key",
-        "organization",
-        "run",
-        "time",
-        "type",
-    }:
+    if not isinstance(content, dict) or content.keys() != _FIELDS:
         raise LedgerError("event: needs exactly body, key, organization, run, time and type")
     kind = content["type"]
     if not isinstance(kind, str) or kind not in TYPES:
@@ -256,9 +270,10 @@ def _check_content(content: Any) -> None:
                 or not _is_kind(entry.get("weight"), _INT)
             ):
                 raise LedgerError(f"{where}: every input needs organization, update (digest) and weight (int)")
-    for name in {MODEL_RELEASE: ("files", "adapters")}.get(kind, ()):
-        if not all(is_digest(value) for value in body[name].values()):
-            raise LedgerError(f"{where}: body.{name} must map names to digests")
+    if kind == MODEL_RELEASE:
+        for name in ("files", "adapters"):
+            if not all(is_digest(value) for value in body[name].values()):
+                raise LedgerError(f"{where}: body.{name} must map names to digests")
 
 
 def _is_kind(value: object, kind: str) -> bool:
@@ -266,7 +281,7 @@ def _is_kind(value: object, kind: str) -> bool:
         return is_digest(value)
     if kind == _INT:
         return type(value) is int and value >= 0
-    return type(value) is {_STR: str, _DICT: dict, _LIST: list}[kind]
+    return type(value) is _PYTHON_TYPE[kind]
 
 
 def _check_register(organization: str, body: dict[str, Any], key_id: str) -> None:
@@ -315,6 +330,12 @@ class Registry:
             As :func:`read_event`; or another run, another organization's key, a name or key that is taken.
         """
         event = read_event(envelope, self.keys)
+        self.enter(event)
+        return event
+
+    def admit_leaf(self, leaf: bytes) -> Event:
+        """:meth:`admit` for a leaf of the log; as in :func:`read_leaf`, the event does not hold it again."""
+        event = read_leaf(leaf, self.keys)
         self.enter(event)
         return event
 

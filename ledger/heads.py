@@ -1,20 +1,18 @@
-"""Signed tree heads, and the store of those that were anchored."""
+"""Tree heads: C2SP checkpoints of the log, and the store of those that go to the public chain."""
 
-import time as clock
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ledger import dsse
-from ledger.canonical import canonical_json, is_digest, parse_canonical
+from ledger import checkpoint
+from ledger.canonical import canonical_json, parse_canonical
 from ledger.errors import LedgerError
-from ledger.identity import Identity
-from ledger.public import Anchor, Receipt
-
-PAYLOAD_TYPE = "application/vnd.trustchain.treehead+json"
+from ledger.public import FINALIZED, MINED, PENDING, Anchor, Receipt
 
 NO_ROOT = bytes(32)
 """``prev`` of the first anchor."""
+
+_RECEIPT = {"tx": str, "block": int, "block_hash": str, "gas_used": int, "status": str}
 
 
 @dataclass(frozen=True)
@@ -29,8 +27,8 @@ class TreeHead:
         Number of events, and their RFC 9162 root (64 hex digits).
     seq, prev
         Number of the anchor from 1, and the root of the one before it (zeros for the first).
-    time
-        Milliseconds since 1970, by the coordinator's clock.
+    cosigners
+        Organizations that vouch, as witnesses, that the log only grew, with the time in seconds since 1970.
     """
 
     run: str
@@ -38,40 +36,31 @@ class TreeHead:
     root: str
     seq: int
     prev: str
-    time: int
+    cosigners: dict[str, int] = field(default_factory=dict)
 
 
-def sign_head(identity: Identity, run: str, size: int, root: bytes, seq: int, prev: bytes) -> dsse.Envelope:
-    """Sign a tree head, now."""
-    head = TreeHead(run, size, root.hex(), seq, prev.hex(), clock.time_ns() // 1_000_000)
-    return dsse.sign(canonical_json(asdict(head)), PAYLOAD_TYPE, identity)
+@dataclass(frozen=True)
+class Entry:
+    """A signed head, and where the public chain has it (None: not sent yet, or there is no chain)."""
 
-
-def read_head(envelope: dsse.Envelope, keys: Mapping[str, str]) -> TreeHead:
-    """Check a signed tree head. Raises LedgerError if it is malformed or the signature does not hold."""
-    payload, _ = dsse.verify(envelope, keys)
-    if envelope["payloadType"] != PAYLOAD_TYPE:
-        raise LedgerError(f"tree head: payload type is {envelope['payloadType']!r}")
-    content = parse_canonical(payload)
-    kinds = {"run": str, "size": int, "root": str, "seq": int, "prev": str, "time": int}
-    if not isinstance(content, dict) or {name: type(value) for name, value in content.items()} != kinds:
-        raise LedgerError(f"tree head: needs exactly {', '.join(kinds)}")
-    if not is_digest(content["root"]) or not is_digest(content["prev"]):
-        raise LedgerError("tree head: root and prev must be 64 hex digits")
-    return TreeHead(**content)
+    checkpoint: str
+    receipt: Receipt | None = None
 
 
 @dataclass
 class AnchorStore:
-    """Content of ``ledger/anchors.json``: the chain; anchored heads and receipts, oldest first."""
+    """Content of ``ledger/anchors.json``: the chain (empty before the first receipt), and the heads, oldest first."""
 
     run: str
-    chain: dict[str, Any]
-    entries: list[tuple[dsse.Envelope, Receipt]]
+    chain: dict[str, Any] = field(default_factory=dict)
+    entries: list[Entry] = field(default_factory=list)
 
     def to_bytes(self) -> bytes:
         """Canonical JSON of the store."""
-        anchors = [{"head": head, "receipt": asdict(receipt)} for head, receipt in self.entries]
+        anchors = [
+            {"checkpoint": entry.checkpoint, "receipt": None if entry.receipt is None else asdict(entry.receipt)}
+            for entry in self.entries
+        ]
         return canonical_json({"anchors": anchors, "chain": self.chain, "run": self.run})
 
 
@@ -84,23 +73,62 @@ def parse_store(data: bytes) -> AnchorStore:
         raise LedgerError("anchor store: run must be a string and chain a table")
     if not isinstance(content["anchors"], list):
         raise LedgerError("anchor store: anchors must be a list")
-    kinds = {"tx": str, "block": int, "block_hash": str, "gas_used": int, "status": str}
-    entries: list[tuple[dsse.Envelope, Receipt]] = []
+    entries: list[Entry] = []
     for number, entry in enumerate(content["anchors"], 1):
-        if not isinstance(entry, dict) or entry.keys() != {"head", "receipt"}:
-            raise LedgerError(f"anchor store: entry {number} needs exactly head and receipt")
+        where = f"anchor store: entry {number}"
+        if not isinstance(entry, dict) or entry.keys() != {"checkpoint", "receipt"}:
+            raise LedgerError(f"{where} needs exactly checkpoint and receipt")
+        if not isinstance(entry["checkpoint"], str):
+            raise LedgerError(f"{where}: the checkpoint is not a text")
         receipt = entry["receipt"]
-        if not isinstance(receipt, dict) or {name: type(value) for name, value in receipt.items()} != kinds:
-            raise LedgerError(f"anchor store: the receipt of entry {number} needs exactly {', '.join(kinds)}")
-        entries.append((entry["head"], Receipt(**receipt)))
+        if receipt is None:
+            entries.append(Entry(entry["checkpoint"]))
+            continue
+        if not isinstance(receipt, dict) or {name: type(value) for name, value in receipt.items()} != _RECEIPT:
+            raise LedgerError(f"{where}: the receipt needs exactly {', '.join(_RECEIPT)}")
+        if receipt["status"] not in (PENDING, MINED, FINALIZED):
+            raise LedgerError(f"{where}: unknown status {receipt['status']!r}")
+        if entries and entries[-1].receipt is None:
+            raise LedgerError(f"{where} has a receipt, the one before it has none")
+        entries.append(Entry(entry["checkpoint"], Receipt(**receipt)))
     return AnchorStore(content["run"], content["chain"], entries)
 
 
-def matches(head: TreeHead, receipt: Receipt, anchor: Anchor) -> bool:
-    """Whether a stored head and receipt are what the chain says."""
+def read_heads(store: AnchorStore, log_key: str, witness_keys: Mapping[str, str]) -> list[TreeHead]:
+    """Check the signatures of all heads of a store and number them.
+
+    Parameters
+    ----------
+    store
+        Of :func:`parse_store`.
+    log_key
+        The coordinator's public key in hex.
+    witness_keys
+        Public keys in hex of organizations by name; cosignatures of others do not count.
+
+    Raises
+    ------
+    LedgerError
+        A malformed checkpoint, a wrong signature, or another run. Whether sizes and roots are those of the log is for
+        the caller to check.
+    """
+    heads: list[TreeHead] = []
+    prev = NO_ROOT.hex()
+    for seq, entry in enumerate(store.entries, 1):
+        try:
+            said = checkpoint.read(entry.checkpoint, store.run, log_key, witness_keys)
+        except LedgerError as error:
+            raise LedgerError(f"tree head {seq}: {error}") from None
+        heads.append(TreeHead(store.run, said.size, said.root.hex(), seq, prev, dict(said.cosigners)))
+        prev = heads[-1].root
+    return heads
+
+
+def same_head(head: TreeHead, anchor: Anchor) -> bool:
+    """Whether a head is the one that the chain has at its place."""
     return (head.seq, head.size, head.root, head.prev) == (
         anchor.seq,
         anchor.size,
         anchor.root.hex(),
         anchor.prev.hex(),
-    ) and receipt == anchor.receipt
+    )

@@ -14,6 +14,7 @@ LEDGER = "ledger"
 LOG = "ledger/log.sqlite"
 OUTBOX = "ledger/outbox.log"
 ANCHORS = "ledger/anchors.json"
+PRIVATE = "ledger/private.json"
 CHAIN = "ledger/chain"
 BLOCKS = "ledger/chain/blocks.log"
 SEAL = "ledger/seal.json"
@@ -29,9 +30,7 @@ def inside(run_dir: Path, name: str) -> Path:
     LedgerError
         The name leaves the directory, the file is missing, or it is not a regular file (a link, a device).
     """
-    parts = PurePosixPath(name).parts
-    if not parts or name.startswith("/") or ".." in parts or "\0" in name or str(PurePosixPath(name)) != name:
-        raise LedgerError(f"{name!r}: not the name of a file inside the run directory")
+    parts = check_file_name(name)
     path = run_dir
     for part in parts:
         path = path / part
@@ -42,6 +41,14 @@ def inside(run_dir: Path, name: str) -> Path:
         if not (stat.S_ISREG(mode) if path == run_dir / name else stat.S_ISDIR(mode)):
             raise LedgerError(f"{name}: is not a regular file in plain folders")
     return path
+
+
+def check_file_name(name: str) -> tuple[str, ...]:
+    """Parts of the name of a file relative to the run directory. Raises LedgerError if it leaves the directory."""
+    parts = PurePosixPath(name).parts
+    if not parts or name.startswith("/") or ".." in parts or "\0" in name or str(PurePosixPath(name)) != name:
+        raise LedgerError(f"{name!r}: not the name of a file inside the run directory")
+    return parts
 
 
 def read_file(run_dir: Path, name: str) -> bytes:

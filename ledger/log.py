@@ -244,6 +244,11 @@ class SqliteLog:
             raise LedgerError(f"{self.path}: there is no event {index} in a log of {self._size}")
         return bytes(row[0])
 
+    def read(self, start: int, count: int) -> list[bytes]:
+        """Leaves of up to ``count`` events from position ``start`` on, in order."""
+        rows = self._rows("SELECT leaf FROM leaves WHERE idx>=? ORDER BY idx LIMIT ?", (start, max(0, count)))
+        return [bytes(row[0]) for row in rows]
+
     def events(self, type: str | None = None) -> Iterator[tuple[int, Envelope]]:
         """Position and envelope of every event, or of those of one type, in order."""
         query = "SELECT idx, leaf FROM leaves" + (" WHERE type=?" if type else "") + " ORDER BY idx"
@@ -258,9 +263,23 @@ class SqliteLog:
         """Raw rows, for the verifier: position, organization, key, type, round, leaf."""
         yield from self._rows("SELECT idx, organization, key, type, round, leaf FROM leaves ORDER BY idx")
 
+    def hashes(self, level: int, start: int, count: int) -> list[bytes]:
+        """Hashes of up to ``count`` complete subtrees of ``2**level`` leaves from position ``start`` on, in order."""
+        rows = self._rows(
+            "SELECT hash FROM nodes WHERE level=? AND idx>=? ORDER BY idx LIMIT ?", (level, start, max(0, count))
+        )
+        return [bytes(row[0]) for row in rows]
+
     def nodes(self) -> Iterator[tuple[int, int, bytes]]:
         """Stored hashes, for the verifier: level, position, hash."""
         yield from self._rows("SELECT level, idx, hash FROM nodes ORDER BY level, idx")
+
+    def copy_to(self, path: str | Path) -> None:
+        """Write the log, as it is open here, to a new file. Raises LedgerError if that cannot be done."""
+        try:
+            self._db.execute("VACUUM INTO ?", (str(path),))
+        except sqlite3.Error as error:
+            raise LedgerError(f"{path}: the log cannot be copied there: {error}") from None
 
     def close(self) -> None:
         """Close; a writer leaves exactly one file."""

@@ -1,20 +1,25 @@
-"""The ledger of a running run: outbox, log, anchors and seal behind one object."""
+"""The ledger of a running run: outbox, log, tree heads, chains and seal behind one object."""
 
 import contextlib
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ledger import heads, layout
-from ledger.canonical import fsync_directory, write_atomic
+from ledger import checkpoint, heads, layout
+from ledger.canonical import canonical_json, fsync_directory, parse_canonical, write_atomic
+from ledger.delivery import PrivateDelivery, PublicDelivery
 from ledger.dsse import Envelope
 from ledger.errors import LedgerError
 from ledger.events import CHECKPOINT, Event
+from ledger.heads import AnchorStore, Entry, TreeHead
 from ledger.identity import COORDINATOR, Identity
 from ledger.log import SqliteLog
 from ledger.outbox import Outbox
-from ledger.public import PublicChain
+from ledger.private import PrivateChain
+from ledger.public import PublicChain, Receipt
 from ledger.seal import make_seal, vouched_files
 
 
@@ -27,10 +32,12 @@ class Refused:
 
 
 class LedgerService:
-    """Takes events in, moves them to the log, anchors tree heads, seals the run.
+    """Takes events in, moves them to the log, brings log and heads to the chains, seals the run.
 
-    Killed at any instruction and opened again, it has lost nothing that :meth:`submit` accepted and holds
-    nothing twice. Calls must come one at a time; a Ray actor sees to that.
+    Killed at any instruction and opened again, it has lost nothing that :meth:`submit` accepted and holds nothing
+    twice, on no chain either. Calls may come from several threads: a lock guards the log and the files, and no chain
+    is called while it is held, so that a slow chain holds nothing up. The deliveries to the two chains, `private`
+    and `public`, are each for one thread at a time.
 
     Parameters
     ----------
@@ -42,14 +49,18 @@ class LedgerService:
         The coordinator's, which signs tree heads and the seal.
     public_chain
         Where tree heads are anchored; closed together with the service. None: nowhere.
+    private_chain
+        Where the organizations share the log; closed together with the service. None: the log file alone.
+    approvals, members
+        On the private chain, so many of these members must endorse a release.
     anchor_every
-        Anchor by itself after so many rounds (CHECKPOINT events); 0: only when asked, and at the seal.
+        Sign a tree head by itself after so many rounds (CHECKPOINT events); 0: only when asked, and at the seal.
 
     Raises
     ------
     LedgerError
-        In use by another process; the log, the outbox, the chain or the anchor store is damaged, or they do
-        not belong together.
+        In use by another process; the log, the outbox or the store of heads is damaged, or they do not belong
+        together.
     """
 
     def __init__(
@@ -59,15 +70,17 @@ class LedgerService:
         identity: Identity,
         public_chain: PublicChain | None = None,
         anchor_every: int = 1,
+        private_chain: PrivateChain | None = None,
+        approvals: int = 1,
+        members: Sequence[str] = (),
     ) -> None:
         if identity.name != COORDINATOR:
             raise LedgerError(f"ledger service: identity is {identity.name!r}; the coordinator's is needed")
+        self.lock = threading.RLock()
         self._dir = Path(run_dir)
         self._run = run
         self._identity = identity
-        self._chain = public_chain
         self._anchor_every = anchor_every
-        self._anchor_error: str | None = None
         self._final: dict[str, Any] | None = None  # the status at closing
         self._unseal()
         with contextlib.ExitStack() as opened:
@@ -80,18 +93,13 @@ class LedgerService:
             self._registry = self._log.registry.copy()
             self._pending: list[Event] = [self._registry.admit(envelope) for envelope in self._outbox.pending()]
             self._waiting = {(event.organization, event.key): event for event in self._pending}
-            self._store = self._reconciled()
+            self._store = self._load_store()
+            self._heads = self._load_heads()
+            self._sent = self._load_sent()
+            self._rounds = self._rounds_since_head()
+            self.private = None if private_chain is None else PrivateDelivery(self, private_chain, approvals, members)
+            self.public = None if public_chain is None else PublicDelivery(self, public_chain)
             opened.pop_all()
-        self._rounds = self._rounds_since_anchor()
-
-    def _unseal(self) -> None:
-        """Take the seal off before anything changes."""
-        seal = self._dir / layout.SEAL
-        if seal.exists():
-            # Opening by mistake, for another run, must not cost the seal.
-            SqliteLog(self._dir / layout.LOG, self._run, read_only=True).close()
-            seal.unlink()
-            fsync_directory(seal.parent)
 
     def submit(self, envelopes: Sequence[Envelope]) -> list[Refused]:
         """Accept signed events; on return the accepted ones are on the disk.
@@ -111,34 +119,35 @@ class LedgerService:
         LedgerError
             The disk is full: none was accepted. Or the service is closed.
         """
-        self._must_be_open()
-        registry = self._registry.copy()
-        admitted: dict[tuple[str, str], Event] = {}
-        fresh: list[Envelope] = []
-        refused: list[Refused] = []
-        for index, envelope in enumerate(envelopes):
-            try:
-                event = registry.admit(envelope)
-                slot = (event.organization, event.key)
-                waiting = admitted.get(slot) or self._waiting.get(slot)
-                if waiting is not None and (waiting.type, waiting.body) != (event.type, event.body):
-                    raise LedgerError(
-                        f"{event.type} of {event.organization}: key {event.key!r} has other content already; "
-                        "a new statement needs a new key"
-                    )
-                if waiting is None and self._log.find(event) is None:
-                    admitted[slot] = event
-                    fresh.append(envelope)
-            except LedgerError as error:
-                refused.append(Refused(index, str(error)))
-        self._outbox.put(fresh)
-        self._registry = registry
-        self._waiting.update(admitted)
-        self._pending.extend(admitted.values())
-        return refused
+        with self.lock:
+            self._must_be_open()
+            registry = self._registry.copy()
+            admitted: dict[tuple[str, str], Event] = {}
+            fresh: list[Envelope] = []
+            refused: list[Refused] = []
+            for index, envelope in enumerate(envelopes):
+                try:
+                    event = registry.admit(envelope)
+                    slot = (event.organization, event.key)
+                    waiting = admitted.get(slot) or self._waiting.get(slot)
+                    if waiting is not None and (waiting.type, waiting.body) != (event.type, event.body):
+                        raise LedgerError(
+                            f"{event.type} of {event.organization}: key {event.key!r} has other content already; "
+                            "a new statement needs a new key"
+                        )
+                    if waiting is None and self._log.find(event) is None:
+                        admitted[slot] = event
+                        fresh.append(envelope)
+                except LedgerError as error:
+                    refused.append(Refused(index, str(error)))
+            self._outbox.put(fresh)
+            self._registry = registry
+            self._waiting.update(admitted)
+            self._pending.extend(admitted.values())
+            return refused
 
     def pump(self, max_batch: int = 1000) -> int:
-        """Move up to ``max_batch`` events from the outbox to the log, and anchor if it is time.
+        """Move up to ``max_batch`` events from the outbox to the log, and sign a tree head if it is time.
 
         Returns
         -------
@@ -148,61 +157,133 @@ class LedgerService:
         Raises
         ------
         LedgerError
-            The log cannot be written: the events stay in the outbox. A failing anchor does not raise: it
-            stands in :meth:`status` as ``anchor_error`` and is tried again with the next batch.
+            The disk refuses: events that are not in the log stay in the outbox.
         """
-        self._must_be_open()
-        batch = self._pending[:max_batch]
-        if batch:
-            self._log.append(batch)
-            self._outbox.mark_done(len(batch))
-            del self._pending[: len(batch)]
-            for event in batch:
-                del self._waiting[event.organization, event.key]
-                self._rounds += event.type == CHECKPOINT
-        if self._chain is not None and 0 < self._anchor_every <= self._rounds:
-            try:
-                self.anchor()
-            except LedgerError as error:
-                self._anchor_error = str(error)
-        return len(batch)
+        with self.lock:
+            self._must_be_open()
+            batch = self._pending[:max_batch]
+            if batch:
+                self._log.append(batch)
+                self._outbox.mark_done(len(batch))
+                del self._pending[: len(batch)]
+                for event in batch:
+                    del self._waiting[event.organization, event.key]
+                    self._rounds += event.type == CHECKPOINT
+            if 0 < self._anchor_every <= self._rounds:
+                self.sign_head()
+            return len(batch)
 
-    def anchor(self) -> dict[str, Any] | None:
-        """Anchor the log as it stands, unless the newest anchor covers it.
+    def sign_head(self) -> TreeHead | None:
+        """Sign a tree head of the log as it stands, unless the newest one covers it; deliveries pick it up.
 
         Returns
         -------
-        dict or None
-            The newest anchor, as in :meth:`status`.
+        TreeHead or None
+            The newest head; None for an empty log.
+        """
+        with self.lock:
+            self._must_be_open()
+            last = self._heads[-1] if self._heads else None
+            size = self._log.size
+            if size > (last.size if last else 0):
+                root = self._log.root()
+                note = checkpoint.sign(self._identity, self._run, size, root)
+                prev = last.root if last else heads.NO_ROOT.hex()
+                self._store.entries.append(Entry(note))
+                try:
+                    self._write_store()
+                except LedgerError:
+                    self._store.entries.pop()
+                    raise
+                self._heads.append(TreeHead(self._run, size, root.hex(), len(self._heads) + 1, prev))
+            self._rounds = 0
+            return self._heads[-1] if self._heads else None
+
+    def newest_checkpoint(self) -> str | None:
+        """The newest head as a C2SP checkpoint, for witnesses; None before the first."""
+        with self.lock:
+            return self._store.entries[-1].checkpoint if self._store.entries else None
+
+    def consistency_proof(self, size1: int, size2: int) -> list[bytes]:
+        """RFC 9162 proof that the log's first ``size2`` events begin with its first ``size1``."""
+        with self.lock:
+            return self._log.consistency_proof(size1, size2)
+
+    def cosign(self, seq: int, lines: Sequence[str]) -> list[str]:
+        """Keep organizations' cosignatures of head ``seq``.
+
+        Parameters
+        ----------
+        seq
+            Number of the head.
+        lines
+            Signature lines of :func:`ledger.checkpoint.cosign`.
+
+        Returns
+        -------
+        list of str
+            Why lines were refused: not by an organization of the run, or not of this head.
 
         Raises
         ------
         LedgerError
-            There is no public chain, or it refuses; calling again is safe.
+            There is no such head, or the disk is full.
         """
-        self._must_be_open()
-        if self._chain is None:
-            raise LedgerError("anchor: the run has no public chain; configure one")
-        last = self._last_head()
-        size = self._log.size
-        if size > (last.size if last else 0):
-            seq, prev = (last.seq + 1, bytes.fromhex(last.root)) if last else (1, heads.NO_ROOT)
-            root = self._log.root()
-            head = heads.sign_head(self._identity, self._run, size, root, seq, prev)
-            receipt = self._chain.anchor(root, size, seq, prev)
-            self._store.entries.append((head, receipt))
-            try:
-                write_atomic(self._dir / layout.ANCHORS, self._store.to_bytes())
-            except LedgerError:
-                # The chain has it: it is entered again from there.
-                self._store.entries.pop()
-                self._store = self._reconciled()
-        self._rounds = 0
-        self._anchor_error = None
-        return self._newest()
+        with self.lock:
+            self._must_be_open()
+            if not 0 < seq <= len(self._store.entries):
+                raise LedgerError(f"cosignature: there is no head {seq}")
+            entry, head = self._store.entries[seq - 1], self._heads[seq - 1]
+            note, cosigners, refused = entry.checkpoint, dict(head.cosigners), []
+            for line in lines:
+                try:
+                    longer = checkpoint.add(note, line)
+                    said = checkpoint.read(longer, self._run, self._identity.public_hex, self._witness_keys())
+                    if longer != note and said.cosigners.keys() == cosigners.keys():
+                        raise LedgerError("not by an organization of this run, or its second one")
+                    note, cosigners = longer, dict(said.cosigners)
+                except LedgerError as error:
+                    refused.append(f"cosignature of head {seq}: {error}")
+            if note != entry.checkpoint:
+                self._store.entries[seq - 1] = Entry(note, entry.receipt)
+                try:
+                    self._write_store()
+                except LedgerError:
+                    self._store.entries[seq - 1] = entry
+                    raise
+                self._heads[seq - 1] = replace(head, cosigners=cosigners)
+            return refused
 
-    def seal(self, files: Iterable[str] = ()) -> Path:
-        """Drain, anchor, close, and sign the digests of the run's files.
+    def drain(self, patience_s: float = 30.0) -> bool:
+        """Bring everything to the chains; give up after ``patience_s`` seconds without an answer.
+
+        What is left stays where it is and goes on with the next drain.
+
+        Returns
+        -------
+        bool
+            Whether both chains have everything (a public chain need not have finalized it).
+        """
+        while self.pump():
+            pass
+        end = time.monotonic() + patience_s
+        deliveries = [delivery for delivery in (self.private, self.public) if delivery is not None]
+        while True:
+            busy = [delivery for delivery in deliveries if delivery.backlog()]
+            if not busy:
+                return True
+            moved = [delivery.step() for delivery in busy]
+            if not any(moved):
+                if time.monotonic() >= end or all(delivery.refused for delivery in busy):
+                    return False
+                time.sleep(0.05)
+            else:
+                end = time.monotonic() + patience_s
+
+    def seal(self, files: Iterable[str] = (), patience_s: float = 30.0) -> Path:
+        """Sign the last head, drain, close, and sign the digests of the run's files.
+
+        A chain that does not answer does not keep the run from being sealed: opened again, it is drained later.
 
         Parameters
         ----------
@@ -210,6 +291,8 @@ class LedgerService:
             Further files to vouch for, relative to the run directory. Those of ``ledger/``, ``identities/``,
             the manifest, the config, and what MERGE, CHECKPOINT and MODEL_RELEASE events name come by
             themselves.
+        patience_s
+            As in :meth:`drain`.
 
         Returns
         -------
@@ -219,27 +302,28 @@ class LedgerService:
         Raises
         ------
         LedgerError
-            A file is missing, the chain refuses, or the disk is full: the run is not sealed.
+            A file is missing, or the disk is full: the run is not sealed.
         """
         while self.pump():
             pass
-        if self._chain is not None:
-            self.anchor()
-        names = vouched_files(self._dir, self._log).union(files)
-        for name in names:
-            layout.inside(self._dir, name)
-        facts: dict[str, str | int] = {
-            "run": self._run,
-            "size": self._log.size,
-            "root": self._log.root().hex(),
-        }
-        self.close()
-        (self._dir / layout.OUTBOX).unlink()
-        path = self._dir / layout.SEAL
-        write_atomic(path, make_seal(self._dir, names, facts, self._identity))
-        assert self._final is not None
-        self._final["sealed"] = True
-        return path
+        self.sign_head()
+        self.drain(patience_s)
+        with self.lock:
+            names = vouched_files(self._dir, self._log).union(files)
+            for name in names:
+                layout.inside(self._dir, name)
+            facts: dict[str, str | int] = {
+                "run": self._run,
+                "size": self._log.size,
+                "root": self._log.root().hex(),
+            }
+            self.close()
+            (self._dir / layout.OUTBOX).unlink()
+            path = self._dir / layout.SEAL
+            write_atomic(path, make_seal(self._dir, names, facts, self._identity))
+            assert self._final is not None
+            self._final["sealed"] = True
+            return path
 
     def status(self) -> dict[str, Any]:
         """Where the ledger stands; also after closing.
@@ -247,76 +331,158 @@ class LedgerService:
         Returns
         -------
         dict
-            ``size`` and ``root`` (hex) of the log, ``pending`` events in the outbox, number of ``anchors``,
-            the newest ``anchor`` (seq, size, root, tx, block, block_hash, gas_used, status), the ``chain``,
-            the last ``anchor_error``, ``sealed``.
+            ``size`` and ``root`` (hex) of the log, ``pending`` events in the outbox, number of signed ``heads`` and
+            of those ``anchors`` that the public chain has, the newest ``anchor`` (seq, size, root, and its receipt), the ``chain``, ``cosigners`` of the newest head, ``sealed``; for each chain
+            ``private`` and ``public`` its backlog and why its last delivery failed, or None.
         """
-        if self._final is not None:
-            return dict(self._final)
-        return {
-            "size": self._log.size,
-            "root": self._log.root().hex(),
-            "pending": len(self._pending),
-            "anchors": len(self._store.entries),
-            "anchor": self._newest(),
-            "chain": self._store.chain,
-            "anchor_error": self._anchor_error,
-            "sealed": False,
-        }
+        with self.lock:
+            if self._final is not None:
+                return dict(self._final)
+            sent = [entry.receipt for entry in self._store.entries if entry.receipt is not None]
+            return {
+                "size": self._log.size,
+                "root": self._log.root().hex(),
+                "pending": len(self._pending),
+                "heads": len(self._heads),
+                "anchors": len(sent),
+                "anchor": {**_place(self._heads[len(sent) - 1]), **asdict(sent[-1])} if sent else None,
+                "chain": self._store.chain,
+                "cosigners": sorted(self._heads[-1].cosigners) if self._heads else [],
+                "private": self.private and self.private.status(),
+                "public": self.public and self.public.status(),
+                "sealed": False,
+            }
 
     def close(self) -> None:
-        """Give up files and chain; pending events are there at the next opening."""
-        if self._final is None:
-            self._final = self.status()
-            self._outbox.close()
-            if self._chain is not None:
-                self._chain.close()
-            self._log.close()  # last: its lock guards the others
+        """Give up files and chains; pending events are there at the next opening."""
+        with self.lock:
+            if self._final is None:
+                self._final = self.status()
+                self._outbox.close()
+                for delivery in (self.private, self.public):
+                    if delivery is not None:
+                        delivery.close()
+                self._log.close()  # last: its lock guards the others
+
+    # What the deliveries read and write.
+
+    def leaves(self, start: int, count: int) -> list[bytes]:
+        """Up to ``count`` leaves of the log from ``start``."""
+        with self.lock:
+            return self._log.read(start, min(count, self._log.size - start))
+
+    def size(self) -> int:
+        """Events in the log."""
+        with self.lock:
+            return self._log.size
+
+    def signed_heads(self) -> list[tuple[TreeHead, Entry]]:
+        """All heads with their entries, oldest first."""
+        with self.lock:
+            return list(zip(self._heads, self._store.entries, strict=True))
+
+    def chain_description(self) -> dict[str, Any]:
+        """The public chain as the store of heads names it; empty before the first receipt."""
+        with self.lock:
+            return dict(self._store.chain)
+
+    def note_receipts(self, chain: Mapping[str, Any], receipts: Mapping[int, Receipt | None]) -> None:
+        """Keep receipts by seq, and which chain they are of."""
+        with self.lock:
+            before = list(self._store.entries), self._store.chain
+            for seq, receipt in receipts.items():
+                self._store.entries[seq - 1] = Entry(self._store.entries[seq - 1].checkpoint, receipt)
+            self._store.chain = dict(chain)
+            try:
+                if before != (self._store.entries, self._store.chain):
+                    self._write_store()
+            except LedgerError:
+                self._store.entries, self._store.chain = before
+                raise
+
+    def private_sent(self) -> dict[str, Any]:
+        """What the private chain is known to have: ``chain`` (its description), ``size``, ``heads``."""
+        with self.lock:
+            return dict(self._sent)
+
+    def note_private(self, chain: Mapping[str, Any], size: int, heads_sent: int) -> None:
+        """Keep how far the private chain has the log and its heads."""
+        with self.lock:
+            sent = {"chain": dict(chain), "heads": heads_sent, "size": size}
+            if sent != self._sent:
+                write_atomic(self._dir / layout.PRIVATE, canonical_json(sent))
+                self._sent = sent
+
+    @property
+    def run(self) -> str:
+        """Id of the run."""
+        return self._run
+
+    @property
+    def log_key(self) -> str:
+        """The coordinator's public key in hex, which signs heads."""
+        return self._identity.public_hex
+
+    def organizations(self) -> list[str]:
+        """Registered organizations, without the coordinator."""
+        with self.lock:
+            return sorted(name for name in self._registry.organizations if name != COORDINATOR)
+
+    def _unseal(self) -> None:
+        """Take the seal off before anything changes."""
+        seal = self._dir / layout.SEAL
+        if seal.exists():
+            # Opening by mistake, for another run, must not cost the seal.
+            SqliteLog(self._dir / layout.LOG, self._run, read_only=True).close()
+            seal.unlink()
+            fsync_directory(seal.parent)
 
     def _must_be_open(self) -> None:
         if self._final is not None:
             raise LedgerError(f"{self._dir / layout.LEDGER}: the ledger is closed; open it again to append")
 
-    def _last_head(self) -> heads.TreeHead | None:
-        if not self._store.entries:
-            return None
-        return heads.read_head(self._store.entries[-1][0], self._own_key())
+    def _write_store(self) -> None:
+        write_atomic(self._dir / layout.ANCHORS, self._store.to_bytes())
 
-    def _own_key(self) -> dict[str, str]:
-        return {self._identity.key_id: self._identity.public_hex}
-
-    def _newest(self) -> dict[str, Any] | None:
-        head = self._last_head()
-        if head is None:
-            return None
-        receipt = asdict(self._store.entries[-1][1])
-        return {"seq": head.seq, "size": head.size, "root": head.root, **receipt}
-
-    def _reconciled(self) -> heads.AnchorStore:
-        """The anchor store, brought up to what the chain has: a crash may have come between the two."""
+    def _load_store(self) -> AnchorStore:
         path = self._dir / layout.ANCHORS
-        if self._chain is None:
-            return heads.AnchorStore(self._run, {}, []) if not path.exists() else heads.parse_store(path.read_bytes())
-        chain, anchors = self._chain.describe(), self._chain.anchors()
-        store = heads.parse_store(path.read_bytes()) if path.exists() else heads.AnchorStore(self._run, chain, [])
-        if store.run != self._run or store.chain != chain:
-            raise LedgerError(
-                f"{path}: belongs to run {store.run!r} on {store.chain}, this is {self._run!r} on {chain}"
-            )
-        for (envelope, receipt), anchor in zip(store.entries, anchors, strict=False):
-            if not heads.matches(heads.read_head(envelope, self._own_key()), receipt, anchor):
-                raise LedgerError(f"{path}: anchor {anchor.seq} is not what the chain has")
-        if len(store.entries) > len(anchors):
-            raise LedgerError(f"{path}: has {len(store.entries)} anchors, the chain only {len(anchors)}")
-        for anchor in anchors[len(store.entries) :]:
-            if anchor.size > self._log.size or self._log.root(anchor.size) != anchor.root:
-                raise LedgerError(f"{path}: anchor {anchor.seq} of the chain is not of this log")
-            head = heads.sign_head(self._identity, self._run, anchor.size, anchor.root, anchor.seq, anchor.prev)
-            store.entries.append((head, anchor.receipt))
-        write_atomic(path, store.to_bytes())
+        if not path.exists():
+            return AnchorStore(self._run)
+        store = heads.parse_store(path.read_bytes())
+        if store.run != self._run:
+            raise LedgerError(f"{path}: belongs to run {store.run!r}, this is {self._run!r}")
         return store
 
-    def _rounds_since_anchor(self) -> int:
-        last = self._last_head()
-        start = last.size if last else 0
+    def _load_heads(self) -> list[TreeHead]:
+        path = self._dir / layout.ANCHORS
+        try:
+            found = heads.read_heads(self._store, self._identity.public_hex, self._witness_keys())
+        except LedgerError as error:
+            raise LedgerError(f"{path}: {error}") from None
+        for head in found:
+            if head.size > self._log.size or self._log.root(head.size).hex() != head.root:
+                raise LedgerError(f"{path}: tree head {head.seq} is not of this log")
+        return found
+
+    def _load_sent(self) -> dict[str, Any]:
+        path = self._dir / layout.PRIVATE
+        if not path.exists():
+            return {"chain": {}, "heads": 0, "size": 0}
+        sent = parse_canonical(path.read_bytes())
+        kinds = {"chain": dict, "heads": int, "size": int}
+        if not isinstance(sent, dict) or {name: type(value) for name, value in sent.items()} != kinds:
+            raise LedgerError(f"{path}: needs exactly {', '.join(kinds)}; delete it, the chain says how far it is")
+        return dict(sent)
+
+    def _witness_keys(self) -> dict[str, str]:
+        """Public keys in hex of the registered organizations."""
+        registered = self._registry.organizations.items()
+        return {name: self._registry.keys[key_id] for name, key_id in registered if name != COORDINATOR}
+
+    def _rounds_since_head(self) -> int:
+        start = self._heads[-1].size if self._heads else 0
         return sum(1 for index, _ in self._log.events(CHECKPOINT) if index >= start)
+
+
+def _place(head: TreeHead) -> dict[str, Any]:
+    return {"seq": head.seq, "size": head.size, "root": head.root}

@@ -1,6 +1,7 @@
 """Verification of the files: seal, manifest, identities, rounds, model."""
 
 import contextlib
+from pathlib import Path
 from typing import Any
 
 from ledger import events as ev
@@ -17,19 +18,24 @@ from ledger.seal import read_seal
 def check_seal(audit: Audit) -> str:
     """The seal's signature, and the digest of every file that it names; nothing unnamed in ``ledger/``."""
     run_dir = audit.run_dir
-    document = _identity(audit, COORDINATOR)
-    if not (run_dir / layout.SEAL).exists():
-        if _is_complete(audit):
+    key = _sealing_key(audit)
+    if not audit.has(layout.SEAL):
+        complete = _is_complete(audit)
+        if complete and not audit.options.partial:
             raise Fault(layout.SEAL, "is missing, though the run is complete: resume the run to seal it")
-        raise Skip("not sealed: run not complete")
+        raise Skip("the seal is not here" if complete else "not sealed: run not complete")
+    if key is None:
+        raise Skip("nothing here, and no --trust, says what the coordinator's key is")
     try:
-        seal = read_seal(layout.read_file(run_dir, layout.SEAL), {document["key_id"]: document["public_key"]})
+        seal = read_seal(layout.read_file(run_dir, layout.SEAL), {key_id_of(key): key})
     except LedgerError as error:
         raise Fault(layout.SEAL, str(error)) from None
     for name, digest in seal.files.items():
-        if name.startswith("rounds/") and not (run_dir / name).exists():
+        if not audit.has(name) and name.startswith("rounds/") and not audit.options.partial:
             audit.missing.add(name)
-        elif _file_digest(audit, name) != digest:
+        elif audit.lacks(name):
+            audit.absent.add(name)
+        elif audit.file_digest(name) != digest:
             raise Fault(name, "was changed after the run was sealed")
     for name in (layout.LOG, layout.MANIFEST, layout.CONFIG, *layout.identity_files(run_dir)):
         if name not in seal.files:
@@ -38,7 +44,29 @@ def check_seal(audit: Audit) -> str:
         if name != layout.SEAL and name not in seal.files:
             raise Fault(name, "was added after the run was sealed")
     audit.seal = seal
-    return f"{len(seal.files) - len(audit.missing)} files as sealed by {document['key_id'][:16]}"
+    if audit.absent:
+        audit.notes.append(f"{len(audit.absent)} sealed files: they are not here, {_some(audit.absent)}")
+    here = len(seal.files) - len(audit.missing) - len(audit.absent)
+    return f"{here} of {len(seal.files)} files, as sealed by {key_id_of(key)[:16]}"
+
+
+def _some(names: set[str]) -> str:
+    shown = sorted({name.split("/")[0] + "/" if name.startswith("rounds/") else name for name in names})
+    return ", ".join(shown[:5]) + (f" and {len(shown) - 5} more" if len(shown) > 5 else "")
+
+
+def _sealing_key(audit: Audit) -> str | None:
+    """The coordinator's key; the log, which is checked later, must register the same."""
+    if not audit.lacks(f"{layout.IDENTITIES}/{COORDINATOR}.json"):
+        return _identity(audit, COORDINATOR)["public_key"]
+    with contextlib.suppress(LedgerError):  # a log that cannot be read is the next step's finding
+        log = SqliteLog(audit.run_dir / layout.LOG, read_only=True)
+        try:
+            registry = log.registry
+            return registry.keys.get(registry.organizations.get(COORDINATOR, ""))
+        finally:
+            log.close()
+    return audit.public_key(COORDINATOR)
 
 
 def _is_complete(audit: Audit) -> bool:
@@ -53,20 +81,27 @@ def _is_complete(audit: Audit) -> bool:
 
 def check_manifest(audit: Audit) -> str:
     """Manifest and config are the files that the RUN_MANIFEST event names; the manifest says what it must."""
+    audit.need(layout.MANIFEST)
     stated = [event for event in audit.events if event.type == ev.RUN_MANIFEST]
-    if len(stated) != 1:
+    if len(stated) != 1 and audit.whole_log:
         raise Fault(layout.LOG, f"holds {len(stated)} RUN_MANIFEST events, not one")
+    checked = [name for name in (layout.MANIFEST, layout.CONFIG) if stated and not audit.lacks(name)]
     for name, wanted in ((layout.MANIFEST, "manifest"), (layout.CONFIG, "config")):
-        if _file_digest(audit, name) != stated[0].body[wanted]:
+        if name in checked and audit.file_digest(name) != stated[0].body[wanted]:
             raise Fault(name, "is not the file that the RUN_MANIFEST event names")
     try:
         audit.manifest = _parse_manifest(layout.read_file(audit.run_dir, layout.MANIFEST))
-        if audit.manifest["run"] != audit.run:
+        if audit.events and audit.manifest["run"] != audit.run:
             raise LedgerError(f"is of run {audit.manifest['run']!r}, the log of {audit.run!r}")
     except LedgerError as error:
         raise Fault(layout.MANIFEST, str(error)) from None
+    if not stated:
+        raise Skip("no RUN_MANIFEST event is here to compare it with")
+    if layout.CONFIG not in checked:
+        audit.notes.append(f"{layout.CONFIG}: it is not here")
     organizations, cohorts = len(audit.manifest["organizations"]), len(audit.manifest["cohorts"])
-    return f"manifest and config as logged; {organizations} organizations, {cohorts} cohorts"
+    what = "manifest and config" if layout.CONFIG in checked else "manifest"
+    return f"{what} as logged; {organizations} organizations, {cohorts} cohorts"
 
 
 def _parse_manifest(data: bytes) -> dict[str, Any]:
@@ -93,65 +128,91 @@ def _parse_manifest(data: bytes) -> dict[str, Any]:
 
 def check_identities(audit: Audit) -> str:
     """The manifest's organizations and the coordinator are registered, with their published documents."""
-    expected = {*audit.manifest["organizations"], COORDINATOR}
-    registered = set(audit.organizations)
-    if registered != expected:
-        odd = ", ".join(sorted(registered ^ expected))
-        raise Fault(layout.LOG, f"registered organizations are not those of the manifest: {odd}")
+    if not audit.organizations:
+        for name in layout.identity_files(audit.run_dir):
+            organization = Path(name).stem
+            audit.documents[organization] = _identity(audit, organization)["public_key"]
+        raise Skip("no REGISTER event is here to compare with")
+    expected = set(audit.organizations)
+    if audit.manifest:
+        expected = {*audit.manifest["organizations"], COORDINATOR}
+        odd = expected ^ set(audit.organizations)
+        if odd:
+            raise Fault(layout.LOG, f"registered organizations are not those of the manifest: {', '.join(sorted(odd))}")
     documents = {f"{layout.IDENTITIES}/{name}.json" for name in expected}
     for name in layout.identity_files(audit.run_dir):
         if name not in documents:
             raise Fault(name, "is of no organization of this run")
     # The last registration counts: an organization may publish its document again.
     stated = {event.organization: event for event in audit.events if event.type == ev.REGISTER}
-    for organization in sorted(expected):
+    here = [name for name in sorted(expected) if not audit.lacks(f"{layout.IDENTITIES}/{name}.json")]
+    if not here:
+        raise Skip(f"{layout.IDENTITIES}/ is not here")
+    for organization in here:
         name = f"{layout.IDENTITIES}/{organization}.json"
         document = _identity(audit, organization)
         body = stated[organization].body
         if (document["key_id"], document["public_key"]) != (body["key_id"], body["public_key"]):
             raise Fault(name, "shows another key than the one registered")
-        if _file_digest(audit, name) != body["document"]:
+        if audit.file_digest(name) != body["document"]:
             raise Fault(name, "is not the file that the REGISTER event names")
-    return f"{len(expected)} identity documents as registered"
+    if len(here) < len(expected):
+        audit.notes.append(f"identity documents of {', '.join(sorted(expected - set(here)))}: they are not here")
+    return f"{len(here)} identity documents as registered"
 
 
 def _identity(audit: Audit, organization: str) -> dict[str, str]:
     """Read an identity document that agrees with itself. Raises Fault."""
     name = f"{layout.IDENTITIES}/{organization}.json"
     try:
-        document = parse_canonical(layout.read_file(audit.run_dir, name))
-        if not isinstance(document, dict) or document.keys() != {
-            "algorithm", "key_id", "organization", "public_key",
-        }:  # fmt: skip
-            raise LedgerError("needs exactly algorithm, key_id, organization and public_key")
-        if document["algorithm"] != "ed25519" or document["organization"] != organization:
-            raise LedgerError(f"is not the ed25519 identity of {organization}")
-        if not is_digest(document["public_key"]) or key_id_of(document["public_key"]) != document["key_id"]:
-            raise LedgerError("key_id is not the digest of public_key")
+        return read_identity(layout.read_file(audit.run_dir, name), organization)
     except LedgerError as error:
         raise Fault(name, str(error)) from None
+
+
+def read_identity(data: bytes, organization: str | None = None) -> dict[str, str]:
+    """Read an identity document: algorithm, key_id, organization, public_key. Raises LedgerError."""
+    document = parse_canonical(data)
+    if not isinstance(document, dict) or document.keys() != {
+        "algorithm", "key_id", "organization", "public_key",
+    }:  # fmt: skip
+        raise LedgerError("needs exactly algorithm, key_id, organization and public_key")
+    if document["algorithm"] != "ed25519" or document["organization"] != (organization or document["organization"]):
+        raise LedgerError(f"is not the Ed25519 document of {organization or 'an organization'}")
+    check_name(document["organization"])
+    if not is_digest(document["public_key"]) or document["key_id"] != key_id_of(document["public_key"]):
+        raise LedgerError("key_id is not the digest of public_key")
     return document
 
 
 def check_rounds(audit: Audit) -> str:
     """Files of rounds are what MERGE and CHECKPOINT events name; only pruned ones may be missing."""
     links = audit.links
-    checked = pruned = 0
+    checked = pruned = absent = 0
     for event in [event for chain in links.merges.values() for event in chain] + list(links.checkpoints.values()):
         name = event.body["file"]
-        if not (audit.run_dir / name).exists() and _is_pruned(audit, event):
-            pruned += 1
+        try:
+            layout.check_file_name(name)
+        except LedgerError as error:
+            raise Fault(layout.LOG, str(error)) from None
+        if not audit.has(name) and (audit.options.partial or _is_pruned(audit, event)):
+            if _is_pruned(audit, event):
+                pruned += 1
+            else:
+                absent += 1
             audit.missing.discard(name)
             continue
         if event.type == ev.MERGE:
             _check_adapter(audit, event)
-        elif _file_digest(audit, name) != event.body["digest"]:
+        elif audit.file_digest(name) != event.body["digest"]:
             raise Fault(name, f"is not the file that the CHECKPOINT of round {event.body['round']} names")
         checked += 1
     if audit.missing:
         raise Fault(min(audit.missing), "is missing, though the seal names it")
     if not checked and not pruned:
-        raise Skip("no round is finished yet")
+        raise Skip(f"none of {absent} files of rounds is here" if absent else "no file of a round is known here")
+    if absent:
+        audit.notes.append(f"{absent} files of rounds: they are not here")
     return f"{checked} files as logged" + (f", {pruned} skipped (pruned)" if pruned else "")
 
 
@@ -169,31 +230,59 @@ def _check_adapter(audit: Audit, event: Event) -> None:
     where = f"the MERGE of cohort {body['cohort']!r} in round {body['round']}"
     if digest != body["adapter"]:
         raise Fault(name, f"holds other tensors than {where} names")
-    if "file_sha256" in body and _file_digest(audit, name) != body["file_sha256"]:
+    if "file_sha256" in body and audit.file_digest(name) != body["file_sha256"]:
         raise Fault(name, f"is another file than {where} names")
 
 
 def check_model(audit: Audit) -> str:
     """The released model: every file as the last MODEL_RELEASE event names it, and no other."""
-    release = audit.links.release
-    if release is None:
-        raise Skip("no model is released yet")
-    files = release.body["files"]
-    if layout.ADAPTER not in files:
-        raise Fault(layout.ADAPTER, "is not named by the MODEL_RELEASE event")
-    for name, digest in files.items():
-        if not name.startswith(f"{layout.MODEL}/"):
-            raise Fault(layout.LOG, f"MODEL_RELEASE names {name!r}, which is not in {layout.MODEL}/")
-        if _file_digest(audit, name) != digest:
+    files, digest = _released(audit)
+    absent = [name for name in files if audit.lacks(name)]
+    if len(absent) == len(files):
+        raise Skip(f"{layout.MODEL}/ is not here; the digests of its {len(files)} files are")
+    for name, wanted in files.items():
+        if name not in absent and audit.file_digest(name) != wanted:
             raise Fault(name, "is not the file that the MODEL_RELEASE event names")
     for name in layout.files_under(audit.run_dir, layout.MODEL):
         if name not in files:
             raise Fault(name, "is not named by the MODEL_RELEASE event")
-    return f"{len(files)} files of model {release.body['model_digest'][:16]} as released"
+    if absent:
+        audit.notes.append(f"{len(absent)} files of the model: they are not here")
+    return f"{len(files) - len(absent)} files of model {digest[:16]} as released"
 
 
-def _file_digest(audit: Audit, name: str) -> str:
-    try:
-        return layout.file_digest(audit.run_dir, name)
-    except LedgerError as error:
-        raise Fault(name, str(error)) from None
+def _released(audit: Audit) -> tuple[dict[str, str], str]:
+    """SHA-256 of the model's files by name, and its digest, by the last MODEL_RELEASE event."""
+    release = audit.links.release
+    if release is None:
+        raise Skip("no model is released yet" if audit.whole_log else "no MODEL_RELEASE event is here")
+    files: dict[str, str] = release.body["files"]
+    if layout.ADAPTER not in files:
+        raise Fault(layout.ADAPTER, "is not named by the MODEL_RELEASE event")
+    for name in files:
+        if not name.startswith(f"{layout.MODEL}/"):
+            raise Fault(layout.LOG, f"MODEL_RELEASE names {name!r}, which is not in {layout.MODEL}/")
+    return files, release.body["model_digest"]
+
+
+def check_own_model(audit: Audit) -> str:
+    """A model folder or adapter file from elsewhere is the released one."""
+    own = audit.options.model
+    assert own is not None
+    files, digest = _released(audit)
+    if own.is_file():
+        if safetensors_digest(own) != digest:
+            raise Fault(str(own), f"holds other tensors than the released model {digest[:16]}")
+        return f"{own} holds the tensors of model {digest[:16]}"
+    other: list[str] = []
+    for name in layout.files_under(own, "."):
+        wanted = files.get(f"{layout.MODEL}/{name}")
+        if wanted is None:
+            other.append(name)
+        elif layout.file_digest(own, name) != wanted:
+            raise Fault(str(own / name), "is not the released file")
+    if not (own / Path(layout.ADAPTER).name).is_file():
+        raise Fault(str(own), f"holds no {Path(layout.ADAPTER).name}")
+    if other:
+        audit.notes.append(f"{len(other)} files in {own} that belong to no release: {_some(set(other))}")
+    return f"{own} is model {digest[:16]}"

@@ -71,6 +71,8 @@ class FakeRun:
     def open(self, *, anchored: bool = True, anchor_every: int = 1) -> LedgerService:
         chain = EmbeddedEvm(self.dir / "ledger" / "chain") if anchored else None
         self.service = LedgerService(self.dir, RUN, self.coordinator, chain, anchor_every)
+        if self.service.public is not None:
+            self.service.public.connect()
         return self.service
 
     def event(self, who: str, type: str, body: dict[str, Any], key: str | None = None) -> Envelope:
@@ -159,6 +161,7 @@ class FakeRun:
     def submit(self, envelopes: Sequence[Envelope]) -> None:
         assert self.service.submit(envelopes) == []
         self.service.pump()
+        assert self.service.drain()
 
 
 def whole_run(run_dir: Path, keys_dir: Path, *, rounds: int = 3, anchored: bool = True) -> FakeRun:

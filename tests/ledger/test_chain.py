@@ -1,13 +1,12 @@
-import json
 import os
 import shutil
 
 import pytest
 
-from ledger.contracts.compile import ARTIFACT, compile_anchor
+from ledger.contracts.compile import CONTRACTS, compile_contract, load_artifact
 from ledger.embedded import EmbeddedEvm
 from ledger.errors import LedgerError
-from ledger.public import Head
+from ledger.public import FINALIZED, Head
 
 MAX_GAS = 45_000
 
@@ -30,12 +29,13 @@ def fill(chain, count):
     return [chain.anchor(root(n), 100 * n, n, root(n - 1)) for n in range(1, count + 1)]
 
 
-def test_the_artifact_is_what_the_source_compiles_to():
+@pytest.mark.parametrize("name", CONTRACTS)
+def test_the_artifact_is_what_the_source_compiles_to(name):
     vyper = pytest.importorskip("vyper")
-    artifact = json.loads(ARTIFACT.read_text())
+    artifact = load_artifact(name)
     if artifact["compiler"] != f"vyper {vyper.__version__.split('+')[0]}":
         pytest.skip(f"the artifact is of {artifact['compiler']}")
-    assert compile_anchor() == artifact
+    assert compile_contract(name) == artifact
 
 
 def test_anchors_follow_each_other_and_stay_cheap(tmp_path):
@@ -48,6 +48,9 @@ def test_anchors_follow_each_other_and_stay_cheap(tmp_path):
     ]
     assert [a.receipt for a in chain.anchors()] == receipts
     assert all(receipt.gas_used <= MAX_GAS for receipt in receipts[1:])
+    assert {receipt.status for receipt in receipts} == {FINALIZED}
+    assert chain.update() == chain.anchors()
+    chain.check()
     chain.close()
 
 

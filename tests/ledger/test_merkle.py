@@ -223,3 +223,16 @@ def test_beyond_the_log():
     ):
         with pytest.raises(LedgerError):
             call()
+
+
+def test_a_tree_made_at_once_is_the_one_made_leaf_by_leaf():
+    leaves = [leaf_hash(bytes([number])) for number in range(70)]
+    for size in range(71):
+        log = MerkleLog()
+        for leaf in leaves[:size]:
+            log.append(leaf)
+        made = MerkleLog.of(leaves[:size])
+        assert list(made.nodes()) == list(log.nodes())
+        made.append(leaves[0])
+        log.append(leaves[0])
+        assert (made.size, made.root()) == (log.size, log.root())

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from fake_run import RUN, FakeRun
 
+from ledger import checkpoint, merkle
 from ledger import events as ev
-from ledger import merkle
 from ledger.canonical import canonical_json, parse_canonical
 from ledger.embedded import EmbeddedEvm
-from ledger.errors import LedgerError
+from ledger.errors import LedgerError, Unavailable
 from ledger.identity import load_or_create
 from ledger.log import SqliteLog
 from ledger.service import LedgerService
@@ -139,42 +139,76 @@ def test_anchors_come_by_themselves_every_so_many_rounds(tmp_path):
     status = run.service.status()
     assert (status["anchors"], status["anchor"]["seq"], status["anchor"]["size"]) == (3, 3, status["size"])
     assert status["anchor"]["root"] == status["root"]
-    assert run.service.anchor() == status["anchor"]  # nothing new: no further anchor
+    assert run.service.sign_head().seq == 3  # nothing new: no further head
     run.service.close()
     assert verify_run(run.dir).ok
 
 
-def test_a_failing_chain_does_not_stop_the_log(tmp_path, monkeypatch):
+def test_a_chain_that_is_down_holds_nothing_up_and_its_backlog_drains_in_order(tmp_path, monkeypatch):
     run = FakeRun(tmp_path / "run", tmp_path / "keys")
     run.open()
     run.submit(run.opening())
+    anchored = []
+    anchor = EmbeddedEvm.anchor
 
     def refuse(*arguments):
-        raise LedgerError("the node is down")
+        raise Unavailable("the node is down")
 
     monkeypatch.setattr(EmbeddedEvm, "anchor", refuse)
-    run.submit(run.round(1))
-    assert run.service.status()["anchor_error"] == "the node is down"
-    with pytest.raises(LedgerError, match="node is down"):
-        run.service.seal()
-    monkeypatch.undo()
-    run.submit(run.round(2))
-    assert (run.service.status()["anchor_error"], run.service.status()["anchors"]) == (None, 1)
+    for round_ in (1, 2, 3):
+        assert run.service.submit(run.round(round_)) == []
+        run.service.pump()
+    assert not run.service.drain(patience_s=0.0)
+    status = run.service.status()
+    assert (status["pending"], status["heads"], status["anchors"]) == (0, 3, 0)
+    assert status["public"] == {"backlog": 3, "error": "the node is down", "refused": False}
+    assert not run.service.public.step()  # it waits before it tries again
+    monkeypatch.setattr(EmbeddedEvm, "anchor", lambda *a: anchored.append(a[3]) or anchor(*a))
+    assert run.service.drain()
+    assert anchored == [1, 2, 3]
+    status = run.service.status()
+    assert (status["anchors"], status["public"]["error"], status["public"]["finalized"]) == (3, None, 3)
     run.service.close()
+    assert verify_run(run.dir).ok
 
 
-def test_an_anchor_that_was_not_written_down_is_found_on_the_chain(tmp_path):
+def test_a_run_is_sealed_though_a_chain_refuses_and_is_drained_later(tmp_path, monkeypatch):
+    run = FakeRun(tmp_path / "run", tmp_path / "keys")
+    run.open()
+    with monkeypatch.context() as patch:
+
+        def refuse(*arguments):
+            raise LedgerError("the account is empty")
+
+        patch.setattr(EmbeddedEvm, "anchor", refuse)
+        run.service.submit(run.opening() + run.round(1) + run.complete(1))
+        run.service.seal()
+    status = run.service.status()
+    assert status["sealed"]
+    assert status["public"] == {"backlog": 1, "error": "the account is empty", "refused": True}
+    assert verify_run(run.dir).ok
+    run.open()
+    run.service.seal()
+    assert run.service.status()["anchor"]["status"] == "FINALIZED"
+    assert verify_run(run.dir).ok
+
+
+def test_a_receipt_that_was_not_written_down_is_found_on_the_chain(tmp_path, monkeypatch):
     run = FakeRun(tmp_path / "run", tmp_path / "keys")
     run.open()
     run.submit(run.opening() + run.round(1))
-    store = (run.dir / "ledger" / "anchors.json").read_bytes()
-    run.submit(run.round(2))
-    newest = run.service.status()["anchor"]
+
+    def full(*arguments):
+        raise LedgerError("no space left")
+
+    run.service.submit(run.round(2))
+    run.service.pump()
+    monkeypatch.setattr(run.service, "note_receipts", full)  # the chain has the anchor, the file does not
+    assert not run.service.drain(patience_s=0.0)
     run.service.close()
-    (run.dir / "ledger" / "anchors.json").write_bytes(store)
-    assert verify_run(run.dir).ok  # the run is not finished: one anchor may be missing
+    assert verify_run(run.dir).ok  # the run is not finished
     run.open()
-    assert run.service.status()["anchor"] == newest
+    assert run.service.status()["anchor"]["seq"] == 2
     run.submit(run.round(3))
     run.service.close()
     assert verify_run(run.dir).ok
@@ -189,11 +223,44 @@ def test_stores_that_do_not_belong_together_are_refused(tmp_path):
     head = chain.head()
     chain.anchor(bytes(32), head.size + 1, head.seq + 1, head.root)
     chain.close()
-    with pytest.raises(LedgerError, match="anchor 2 of the chain is not of this log"):
+    with pytest.raises(LedgerError, match="has 2 anchors, this run signed 1 heads"):
         run.open()
+    run.service.close()
     shutil.rmtree(run.dir / "ledger" / "chain")
-    with pytest.raises(LedgerError, match="has 1 anchors, the chain only 0"):
+    with pytest.raises(LedgerError, match="anchor 1 was final and is gone"):
         run.open()
+    run.service.close()
+    other = FakeRun(tmp_path / "other", tmp_path / "keys")
+    other.open()
+    other.submit(other.opening() + other.round(1))
+    other.service.close()
+    shutil.copytree(other.dir / "ledger" / "chain", run.dir / "ledger" / "chain", dirs_exist_ok=True)
+    with pytest.raises(LedgerError, match="anchor 1 is not this run's"):
+        run.open()
+    run.service.close()
+    shutil.copy(other.dir / "ledger" / "anchors.json", run.dir / "ledger" / "anchors.json")
+    with pytest.raises(LedgerError, match="tree head 1 is not of this log"):
+        run.open()
+
+
+def test_heads_are_cosigned_by_registered_organizations_only(run, tmp_path):
+    run.submit(run.opening())
+    assert run.service.newest_checkpoint() is None
+    head = run.service.sign_head()
+    note = run.service.newest_checkpoint()
+    bank = checkpoint.cosign(run.identities["bank"], note)
+    stranger = checkpoint.cosign(load_or_create("stranger", tmp_path / "elsewhere"), note)
+    impostor = checkpoint.cosign(load_or_create("clinic", tmp_path / "elsewhere"), note)
+    refused = run.service.cosign(head.seq, [stranger, impostor, bank, "nonsense"])
+    assert len(refused) == 3
+    assert run.service.status()["cosigners"] == ["bank"]
+    assert run.service.cosign(head.seq, [bank]) == []
+    with pytest.raises(LedgerError, match="no head 2"):
+        run.service.cosign(2, [bank])
+    run.service.close()
+    run.open(anchored=False)
+    assert run.service.status()["cosigners"] == ["bank"]
+    assert run.service.signed_heads()[0][0].cosigners.keys() == {"bank"}
 
 
 def test_the_seal_closes_and_opening_takes_it_off(sealed, tmp_path):
@@ -240,6 +307,7 @@ def small_run(run_dir, keys_dir, acked):
         with acked.open("ab") as file:
             file.write(b"".join(canonical_json(list(slot)) + b"\n" for slot in slots(envelopes)))
         run.service.pump(4)
+        run.service.drain()
     run.service.seal()
 
 
@@ -287,7 +355,8 @@ for number in range(int(sys.argv[4]), 10_000):
     print(number, flush=True)
     run.service.pump(3)
     if number % 5 == 0:
-        run.service.anchor()
+        run.service.sign_head()
+        run.service.drain()
 """
 
 
