@@ -9,9 +9,10 @@ event Anchored:
     seq: indexed(uint64)
     root: bytes32
     size: uint64
-    prev: bytes32
 
+# Immutables lie behind the code in this order: eth_getCode alone tells who anchors and where to look for events.
 ANCHORER: public(immutable(address))
+START: public(immutable(uint256))
 
 # Two slots: an anchor after the first pays for two warm updates, whatever the batch holds.
 _root: bytes32
@@ -19,8 +20,13 @@ _packed: uint256  # seq in the upper half, size in the lower
 
 
 @deploy
-def __init__():
-    ANCHORER = msg.sender
+def __init__(anchorer: address):
+    """
+    @param anchorer the only account that may anchor
+    """
+    assert anchorer != empty(address), "no anchorer"
+    ANCHORER = anchorer
+    START = block.number
 
 
 @external
@@ -43,7 +49,7 @@ def anchor(root: bytes32, size: uint64, seq: uint64, prev: bytes32):
     assert convert(size, uint256) > packed & convert(max_value(uint128), uint256), "size does not grow"
     self._root = root
     self._packed = next
-    log Anchored(seq=seq, root=root, size=size, prev=prev)
+    log Anchored(seq=seq, root=root, size=size)
 
 
 @external
