@@ -1,0 +1,5 @@
+'use strict';
+
+const { TrustChain } = require('./lib/contract');
+
+module.exports.contracts = [TrustChain];
