@@ -5,12 +5,13 @@ TORCH ?= torch==2.13.0
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+NODE := $(VENV)/npm/.ready
 
 .PHONY: run test test-fast lint clean
 run: $(READY)
 	$(BIN)/trustchain train -c configs/quickstart.yaml $(if $(RUN),--run $(RUN))
 
-test: $(READY)
+test: $(READY) $(NODE)
 	$(BIN)/python -m pytest
 
 test-fast: $(READY)
@@ -29,4 +30,10 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet "$(TORCH)"
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	touch $@
+
+# A real EVM node for the tests comes from npm; where there is no npm, the tests that need it skip and say so.
+$(NODE): Makefile
+	@mkdir -p $(@D)
+	if command -v npm > /dev/null; then npm install --silent --no-audit --no-fund --prefix $(@D) @foundry-rs/anvil@1.7.1; fi
 	touch $@

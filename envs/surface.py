@@ -108,7 +108,7 @@ class SurfacePoint:
     ranks: tuple[int, ...]
     quality: float
     standard_error: float = 0.0
-    measurements: Mapping[str, float] = field(default_factory=dict)
+    measurements: Mapping[str, float | None] = field(default_factory=dict)
 
     @classmethod
     def at_rank(
@@ -117,7 +117,7 @@ class SurfacePoint:
         rank: int,
         quality: float,
         standard_error: float = 0.0,
-        measurements: Mapping[str, float] | None = None,
+        measurements: Mapping[str, float | None] | None = None,
     ) -> SurfacePoint:
         """Return a point whose participants all train at one rank."""
         ranks = tuple(rank if effort > 0 else 0 for effort in efforts)

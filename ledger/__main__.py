@@ -1,4 +1,4 @@
-"""``python -m ledger verify RUN``."""
+"""``python -m ledger verify|export|serve|witness``."""
 
 import sys
 

@@ -5,15 +5,28 @@ import json
 import sys
 from typing import Any
 
+from ledger import cli as ledger_cli
 from ledger.errors import LedgerError
-from trustchain_ray import __version__
+from trustchain_ray import __version__, chain
 from trustchain_ray.errors import TrustChainError
+from trustchain_ray.measure import command as measure
+from trustchain_ray.policy import commands as policy
 
 EXAMPLES = """examples:
   trustchain train -c configs/quickstart.yaml
   trustchain train -c configs/quickstart.yaml model.lora.rank=8 federation.rounds=4 --run runs/small
   trustchain train --resume runs/small
   trustchain verify runs/small
+"""
+
+VERIFY = """examples:
+  trustchain verify runs/small --json
+  trustchain verify runs/small --rpc-url https://a-node.example --min-witnesses 3
+  trustchain verify small.bundle --trust consortium.json --model downloaded/model
+"""
+EXPORT = """examples:
+  trustchain export runs/small -o small.bundle
+  trustchain export runs/small -o release.bundle --type MODEL_RELEASE
 """
 
 
@@ -50,15 +63,16 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--dry-run", action="store_true", help="print the resolved configuration and stop")
     train.add_argument("--json", action="store_true", help="print one JSON object as the last line")
 
-    verify = _verb(
-        verbs,
-        "verify",
-        "check a run's signatures, log, adapters and anchors",
-        _verify,
-        "  trustchain verify runs/small --json",
-    )
-    verify.add_argument("run", metavar="RUN", help="run directory")
-    verify.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    verify = _verb(verbs, "verify", "check what a run or a bundle claims", _verify, VERIFY)
+    ledger_cli.add_verify_arguments(verify)
+    export = _verb(verbs, "export", "put what a stranger needs to check a run into one file", _export, EXPORT)
+    ledger_cli.add_export_arguments(export)
+    chains = _verb(verbs, "chain", "where runs stand on their chains; set chains up", _chain, chain.EXAMPLES)
+    chain.add_arguments(chains)
+    measured = _verb(verbs, "measure", "train coalitions and measure what they are worth", _measure, measure.EXAMPLES)
+    measure.add_arguments(measured)
+    policies = _verb(verbs, "policy", "learn whether to take part, and judge what was learned", _policy, policy.EXAMPLES)
+    policy.add_arguments(policies)
 
     doctor = _verb(verbs, "doctor", "say what this machine can do", _doctor, "  trustchain doctor")
     doctor.add_argument("--json", action="store_true", help="print one JSON object as the last line")
@@ -102,9 +116,23 @@ def _train(arguments: argparse.Namespace) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from ledger.cli import verify_command
+    return ledger_cli.run_verify(arguments)
 
-    return verify_command(arguments.run, arguments.json)
+
+def _export(arguments: argparse.Namespace) -> int:
+    return ledger_cli.run_export(arguments)
+
+
+def _chain(arguments: argparse.Namespace) -> int:
+    return chain.run(arguments)
+
+
+def _measure(arguments: argparse.Namespace) -> int:
+    return measure.run(arguments)
+
+
+def _policy(arguments: argparse.Namespace) -> int:
+    return policy.run(arguments)
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
@@ -129,11 +157,17 @@ def _table(result: dict[str, Any]) -> str:
         cells = (f"{row[m]:>16.4f}" if m in row else f"{'-':>16}" for m in ("accuracy", "token_accuracy", "loss"))
         lines.append(f"{name:<14}" + "".join(cells))
     anchor = result["anchor"]
+    place = "tree size {size} in block {block}, {gas_used} gas, {status}".format(**anchor) if anchor else "none"
     lines += [
         "",
         f"model   {result['model_digest']}  {result['run']}/model",
         f"log     {result['log']['size']} events, root {result['log']['root']}",
-        f"anchor  {'tree size {size} in block {block}, {gas_used} gas'.format(**anchor) if anchor else 'none'}",
-        f"next    trustchain verify {result['run']}",
+        f"signed  by {', '.join(['coordinator', *result['witnesses']])}",
+        f"anchor  {place}",
     ]
-    return "\n".join(lines)
+    lines += [f"        {name} did not cosign: {reason}" for name, reason in result["unwilling"].items()]
+    for name, chain in result["chains"].items():
+        if chain["backlog"]:
+            lines.append(f"        {name} chain lacks {chain['backlog']}: {chain['error'] or 'no time left'}")
+            lines.append(f"        bring it there: trustchain chain drain {result['run']}")
+    return "\n".join([*lines, f"next    trustchain verify {result['run']}"])

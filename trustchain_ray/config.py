@@ -14,6 +14,8 @@ from typing import Any, get_args, get_origin, get_type_hints
 from ledger.errors import LedgerError
 from ledger.identity import COORDINATOR, check_name
 from trustchain_ray.errors import UsageError
+from trustchain_ray.policy import settings
+from trustchain_ray.policy.settings import ParticipationConfig
 
 
 def _f(default: Any, doc: str, *, path: bool = False, entries: type | None = None) -> Any:
@@ -140,7 +142,11 @@ class FederationConfig:
     weights: str = _f("records", "Weight of a member in a merge: records | equal.")
     server_step: float = _f(1.0, "Step of the merged change; 1 is plain averaging.")
     merge_scale: float = _f(1.0, "Factor on the mean of the cohorts that makes the model.")
-    participation: str = _f("always", "Who takes part: always | random (keyed: 0, 1/2 or 1).")
+    participation: str = _f(
+        "always",
+        "How organizations decide on their effort (0, 1/2 or 1): always | never | random (keyed) | "
+        "myopic (best response to the last round) | learned (participation.policy) | file (participation.schedule).",
+    )
     quorum: float = _f(0.5, "Least share of organizations whose updates make a round.")
     deadline_s: float = _f(600.0, "Seconds after which a missing organization is left out of a round.")
     evaluate_every: int = _f(1, "Evaluate the model every so many rounds (the last one always).")
@@ -170,13 +176,37 @@ class ResourcesConfig:
 
 
 @dataclass
+class PrivateChainConfig:
+    kind: str = _f("sqlite", "sqlite (the log file of the run alone) | fabric (shared on Hyperledger Fabric, too).")
+    profile: str = _f("", "Fabric connection profile, JSON or YAML.")
+    msp: str = _f("", "MSP folder of the client that submits (signcerts, keystore).")
+    organization: str = _f("", "Organization of the profile whose peer is asked; empty: the profile's own.")
+    channel: str = _f("trustchain", "Channel of the consortium.")
+    chaincode: str = _f("trustchain", "Name under which the chaincode is committed.")
+    approvals: int = _f(1, "Organizations (k of `members`) that must endorse a model release or a certificate.")
+    members: list[str] = _f([], "MSP ids that may endorse; empty: that of `msp` alone.")
+    deadline_s: float = _f(30.0, "Longest wait for any answer of a peer.")
+
+
+@dataclass
 class PublicChainConfig:
-    kind: str = _f("embedded", "embedded (an EVM in process, its blocks in the run directory) | none.")
+    kind: str = _f("embedded", "embedded (an EVM in process, its blocks in the run) | rpc (any EVM node) | none.")
+    rpc_url: str = _f("", "JSON-RPC address of a node; `$NAME` stands for an environment variable.")
+    chain_id: int = _f(0, "Chain id that the node must have (0: whichever it has).")
+    contract: str = _f("", "Consortium contract of `trustchain chain deploy`; empty: the run deploys a log of its own.")
+    key_env: str = _f("TRUSTCHAIN_ETH_KEY", "Environment variable with the anchoring account's private key.")
+    keystore: str = _f("", "Encrypted JSON key file of the account instead; `key_env` then holds its passphrase.")
+    signer: str = _f("", "`module:function` that signs instead, so that the key stays in a KMS or HSM.")
+    confirmations: int = _f(12, "Blocks after which an anchor counts as final where a node has no `finalized` tag.")
+    max_fee_gwei: float = _f(500.0, "Never bid more than this for a unit of gas.")
 
 
 @dataclass
 class LedgerConfig:
-    anchor_every: int = _f(5, "Anchor a tree head on the public chain every so many rounds (and at the end).")
+    anchor_every: int = _f(5, "Sign and anchor a tree head every so many rounds (and at the end).")
+    witnesses: bool = _f(True, "Organizations check and cosign every tree head.")
+    drain_s: float = _f(30.0, "At the end, wait at most so long for chains and witnesses; the rest is drained later.")
+    private: PrivateChainConfig = _f(PrivateChainConfig, "The chain among the organizations.")
     public: PublicChainConfig = _f(PublicChainConfig, "The public chain.")
 
 
@@ -187,6 +217,7 @@ class Config:
     data: DataConfig = _f(DataConfig, "Records of the organizations.")
     training: TrainingConfig = _f(TrainingConfig, "Local training.")
     federation: FederationConfig = _f(FederationConfig, "Rounds, cohorts and merging.")
+    participation: ParticipationConfig = _f(ParticipationConfig, "The game of taking part.")
     trust: TrustConfig = _f(TrustConfig, "Checks on updates.")
     resources: ResourcesConfig = _f(ResourcesConfig, "Ray actors and their resources.")
     ledger: LedgerConfig = _f(LedgerConfig, "The log and its anchors.")
@@ -202,10 +233,12 @@ CHOICES = {
     "training.schedule": ("constant", "linear", "cosine"),
     "federation.cohorts": ("one", "by_shard", "by_organization", "by_both", "groups"),
     "federation.weights": ("records", "equal"),
-    "federation.participation": ("always", "random"),
+    "federation.participation": ("always", "never", "random", "myopic", "learned", "file"),
     "federation.personalization": ("none", "head", "adapter"),
     "resources.mode": ("dedicated", "pooled"),
-    "ledger.public.kind": ("embedded", "none"),
+    "ledger.private.kind": ("sqlite", "fabric"),
+    "ledger.public.kind": ("embedded", "rpc", "none"),
+    **settings.CHOICES,
 }
 BASELINES = ("isolated", "centralised")
 RESERVED = (COORDINATOR, "centralised")
@@ -255,6 +288,13 @@ RANGES: tuple[tuple[str, float | None, float | None], ...] = (
     ("resources.gpus_per_worker", 0, None),
     ("resources.max_restarts", 0, None),
     ("ledger.anchor_every", 1, None),
+    ("ledger.drain_s", 0, None),
+    ("ledger.private.approvals", 1, None),
+    ("ledger.private.deadline_s", 0.1, None),
+    ("ledger.public.chain_id", 0, None),
+    ("ledger.public.confirmations", 1, None),
+    ("ledger.public.max_fee_gwei", 0, None),
+    *settings.RANGES,
 )
 
 
@@ -386,8 +426,29 @@ def _inconsistencies(c: Config) -> Iterator[str]:
         yield f"federation.personalization_steps: an own {c.federation.personalization} needs own steps"
     if c.resources.mode == "pooled" and c.training.engine == "deepspeed":
         yield "training.engine=deepspeed: pooled workers swap adapters in one process; use engine torch"
+    for kind, key in (("learned", "policy"), ("file", "schedule")):
+        if c.federation.participation == kind and not getattr(c.participation, key):
+            yield f"participation.{key}: `federation.participation: {kind}` needs it"
+    yield from settings.problems(c.participation)
+    yield from _chain_problems(c.ledger)
     if c.training.engine == "torch" and c.resources.mode == "dedicated" and c.resources.workers > 1:
         yield "resources.workers: the torch engine is one process; several ranks need deepspeed"
+
+
+def _chain_problems(c: LedgerConfig) -> Iterator[str]:
+    private, public = c.private, c.public
+    if private.kind == "fabric":
+        for name in ("profile", "msp"):
+            if not getattr(private, name):
+                yield f"ledger.private.{name}: `ledger.private.kind: fabric` needs it"
+        if private.members and private.approvals > len(private.members):
+            yield f"ledger.private.approvals={private.approvals}: there are {len(private.members)} members"
+    if public.kind == "rpc" and not public.rpc_url:
+        yield "ledger.public.rpc_url: `ledger.public.kind: rpc` needs the address of a node"
+    if public.key_env and not public.key_env.isidentifier():
+        yield "ledger.public.key_env: the name of an environment variable, never the key itself"
+    if public.keystore and public.signer:
+        yield "ledger.public.signer: leave either keystore or signer out"
 
 
 def describe(cls: type = Config, prefix: str = "") -> list[tuple[str, str, str]]:

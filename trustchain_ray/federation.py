@@ -3,12 +3,14 @@
 import contextlib
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any
 
 import ray
 from ray.exceptions import RayActorError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ledger.canonical import sha256_hex
 from ledger.events import make_event
@@ -18,6 +20,7 @@ from trustchain_ray.adapter import Layout, Tensors, digest, load_tensors, save_t
 from trustchain_ray.base import prepare_base
 from trustchain_ray.checks import Refused, check_decision, check_update
 from trustchain_ray.cohorts import cohorts_of
+from trustchain_ray.compare import collect, mean_scores
 from trustchain_ray.config import Config
 from trustchain_ray.data import organization_names
 from trustchain_ray.errors import TrustChainError
@@ -26,9 +29,11 @@ from trustchain_ray.keystore import keystore
 from trustchain_ray.ledger_actor import RemoteLedger
 from trustchain_ray.manifest import build_manifest, check_same
 from trustchain_ray.organization import CohortTask, Reply, Terms, Update
+from trustchain_ray.participation import Schedule, effort_of, load_schedule, manifest_entry, statement_of
 from trustchain_ray.pool import start_members
 from trustchain_ray.round_writer import FinishedRound, RoundWriter, adapter_file
 from trustchain_ray.run_directory import RunDirectory
+from trustchain_ray.settlement import Settlement
 from trustchain_ray.worker import Packed
 
 FROZEN, INITIAL = "rounds/0000/frozen.safetensors", "rounds/0000/initial.safetensors"
@@ -64,12 +69,15 @@ class Federation:
         self.states: dict[str, Tensors] = {}
         self.late: dict[str, Any] = {}  # organizations still at work on an earlier round
         self.finished = 0
+        self.ledger_seconds = 0.0  # of this process: what the log and the chains cost the rounds
 
     def start(self) -> None:
         """Start organizations and ledger, agree on the manifest, load the last finished round."""
         self.base = prepare_base(self.config, self.run, self.progress)
         self.members = {m.name: m for m in start_members(self.config, self.id, self.names)}
         self.registrations = self._gather("register", self.base)
+        self.records = {n: int(r["train"]) for n, r in self.registrations.items()}
+        self.settlement, self.schedule = Settlement(self.config, self.records), self._schedule()
         shapes = next(iter(self.registrations.values()))["worker"]["shapes"]
         self._agree(shapes)
         self.terms = Terms(
@@ -78,21 +86,28 @@ class Federation:
             shapes=shapes,
             fresh=Packed.of(self.fresh),
             base=self.base,
+            records=self.records,
+            schedule=self.schedule,
         )
         self.terms_ref = [ray.put(self.terms)]
-        self.ledger = RemoteLedger.options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote(
-            str(self.run.path), self.id, self.config
-        )
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)  # by the run's files
+        witnesses = list(self.members.values()) if self.config.ledger.witnesses else []
+        self.ledger = RemoteLedger.options(
+            num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here
+        ).remote(str(self.run.path), self.id, self.config, witnesses)
+        for silent in self._ask_ledger("start"):
+            self.progress(f"going on without an answer of a chain, whose backlog is kept: {silent}")
         self._log_setup()
         self.writer = RoundWriter(self.run, self.config.federation.keep_rounds, self._log_round)
         self._load_rounds()
 
-    def model(self) -> Tensors:
-        """The model: the merge of the cohorts, in the form's own tensors."""
+    def model(self, cohort_states: dict[str, Tensors] | None = None) -> Tensors:
+        """The merge of the cohorts (default: as they stand now), in the form's own tensors."""
+        cohort_states = self.states if cohort_states is None else cohort_states
         held = {c: sum(self._records(n, c) for n in self.cohorts[c]) for c in sorted(self.cohorts)}
         held = {c: count for c, count in held.items() if count}  # a cohort without records has learnt nothing
         weights = [1] * len(held) if self.config.federation.weights == "equal" else list(held.values())
-        states = [self.states[c] for c in held]
+        states = [cohort_states[c] for c in held]
         merged: Tensors = self.form.merge_cohorts(self.initial, states, weights, self.config.federation.merge_scale)
         return merged
 
@@ -106,6 +121,7 @@ class Federation:
         The round's metrics, and what `behind` returned.
         """
         began = time.perf_counter()
+        before = dict(self.states)
         rounds = self._open_round(number)
         events, absent = [], {}
         pending = {}
@@ -114,7 +130,8 @@ class Federation:
             if name in self.late and not self._is_back(name):
                 absent[name] = "still at work on an earlier round"
             else:
-                pending[self.members[name].call("train", self.terms_ref, number, tasks)] = name
+                call = self.members[name].call("train", self.terms_ref, number, tasks, self.settlement.shown)
+                pending[call] = name
         started = behind() if behind else None
         deadline = time.monotonic() + self.config.federation.deadline_s
         replies: dict[str, Reply] = {}
@@ -150,8 +167,9 @@ class Federation:
         for c, cohort in rounds.items():
             if c not in merged:
                 merged[c] = self._merge(number, c, cohort)
-        metrics = self._close_round(number, rounds, merged, replies, events, time.perf_counter() - began)
-        return metrics, started
+        seconds = time.perf_counter() - began
+        events += self._settle(number, before, rounds, replies)
+        return self._close_round(number, rounds, merged, replies, events, seconds), started
 
     def evaluate(self, model: Tensors) -> dict[str, Any]:
         """Start the evaluation of a model at every organization; references by name."""
@@ -168,7 +186,9 @@ class Federation:
 
     def submit(self, envelopes: list[dict[str, Any]]) -> None:
         """Send events to the ledger actor without waiting for it."""
+        began = time.perf_counter()
         self.ledger.submit.remote(envelopes)
+        self.ledger_seconds += time.perf_counter() - began
 
     def memory(self) -> dict[str, dict[str, int]]:
         """Memory of each organization's workers in bytes; who does not answer is left out."""
@@ -195,7 +215,14 @@ class Federation:
         self.initial: Tensors = self.form.initial(self.fresh, lora.rank)
         config_digest = sha256_hex((self.run.path / "config.yaml").read_bytes())
         manifest = build_manifest(
-            self.config, self.id, config_digest, self.cohorts, self.registrations, self.fresh, self.initial
+            self.config,
+            self.id,
+            config_digest,
+            self.cohorts,
+            self.registrations,
+            self.fresh,
+            self.initial,
+            manifest_entry(self.config, self.records, self.schedule),
         )
         if self.resumed:
             check_same(self.run.read_json("manifest.json"), manifest, str(self.run.path))
@@ -218,9 +245,15 @@ class Federation:
         data = (self.run.path / "manifest.json").read_bytes()
         body = {"manifest": sha256_hex(data), "config": self.manifest["config"], "frozen": self.manifest["frozen"]}
         events.append(self._event("RUN_MANIFEST", body))
-        refused = ray.get(self.ledger.submit.remote(events))
+        refused = self._ask_ledger("submit", events)
         if refused:
             raise TrustChainError(f"the ledger refused the registration: {'; '.join(refused)}")
+
+    def _ask_ledger(self, method: str, *args: Any) -> Any:
+        try:
+            return ray.get(getattr(self.ledger, method).remote(*args))
+        except RayTaskError as error:
+            raise TrustChainError(f"the ledger cannot work: {_reason(error)}") from None
 
     def _registration(self, name: str, document: dict[str, str]) -> dict[str, Any]:
         file = (self.run.path / "identities" / f"{name}.json").read_bytes()
@@ -238,6 +271,7 @@ class Federation:
         for number in finished:
             content = self.run.read_json(f"rounds/{number:04d}/round.json")
             self.submit([*content["events"], self._checkpoint(number)])
+            self._recall(content["events"])
         if finished:
             self.finished = finished[-1]
             content = self.run.read_json(f"rounds/{self.finished:04d}/round.json")
@@ -246,6 +280,21 @@ class Federation:
                 self.states[cohort] = load_tensors(path)
                 if digest(self.states[cohort]) != content["adapters"][cohort]:
                     raise TrustChainError(f"{path} was changed after round {self.finished}; restore it before resuming")
+
+    def _recall(self, envelopes: list[dict[str, Any]]) -> None:
+        """What a finished round showed, from its own events."""
+        statements = [statement_of(envelope) for envelope in envelopes]
+        decided = [s for s in statements if s["type"] == "DECISION"]
+        self.settlement.note({s["organization"]: Fraction(s["body"]["effort"]) for s in decided})
+        for statement in statements:
+            if statement["type"] == "REWARD_SETTLEMENT":
+                self.settlement.recall(statement["body"])
+
+    def _schedule(self) -> Schedule | None:
+        settings = self.config.federation
+        if settings.participation != "file":
+            return None
+        return load_schedule(self.config.participation.schedule, self.names, settings.rounds)
 
     def _open_round(self, number: int) -> dict[str, CohortRound]:
         rounds = {}
@@ -300,15 +349,7 @@ class Federation:
 
     def _merge(self, number: int, name: str, cohort: CohortRound) -> dict[str, Any]:
         """Merge a cohort's accepted updates into its state; the body of its MERGE event."""
-        accepted = [cohort.accepted[n] for n in sorted(cohort.accepted)]
-        if accepted:
-            self.states[name] = self.form.merge(
-                self.states[name],
-                [u.update.tensors() for u in accepted],
-                [u.weight for u in accepted],
-                self.config.federation.server_step,
-                self.config.model.lora.alpha,
-            )
+        self.states[name] = self._merged(self.states[name], cohort, cohort.accepted)
         inputs = [
             {"organization": n, "update": cohort.digests[n], "weight": u.weight}
             for n, u in sorted(cohort.accepted.items())
@@ -322,6 +363,36 @@ class Federation:
             "file": adapter_file(number, name),
             "file_sha256": sha256_hex(serialise(self.states[name])),
         }
+
+    def _merged(self, state: Tensors, cohort: CohortRound, members: Collection[str]) -> Tensors:
+        """A cohort's state with the accepted updates of some of its members merged in."""
+        updates = [cohort.accepted[n] for n in sorted(cohort.accepted) if n in members]
+        if not updates:
+            return state
+        merged: Tensors = self.form.merge(
+            state,
+            [u.update.tensors() for u in updates],
+            [u.weight for u in updates],
+            self.config.federation.server_step,
+            self.config.model.lora.alpha,
+        )
+        return merged
+
+    def _settle(
+        self, number: int, before: dict[str, Tensors], rounds: dict[str, CohortRound], replies: dict[str, Reply]
+    ) -> list[dict[str, Any]]:
+        """Remember what was played; the REWARD_SETTLEMENT of a round that is due."""
+        played = {n: effort_of(reply.decision) for n, reply in replies.items()}
+        self.settlement.note(played)
+        if not self.settlement.due(number):
+            return []
+        merged = {n: played[n] for c in rounds.values() for n in c.accepted}
+
+        def value(coalition: frozenset[str]) -> float:
+            states = {c: self._merged(before[c], cohort, coalition) for c, cohort in rounds.items()}
+            return mean_scores(collect(self.evaluate(self.model(states))))["accuracy"]
+
+        return [self._event("REWARD_SETTLEMENT", self.settlement.settle(number, merged, value))]
 
     def _close_round(
         self,

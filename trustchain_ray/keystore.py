@@ -16,6 +16,11 @@ def keystore(config: Config) -> Path:
     return Path(config.run.keystore) if config.run.keystore else home() / "keys"
 
 
+def witness_folder(config: Config) -> Path:
+    """Where the organizations of this keystore keep the tree heads that they cosigned, a folder an organization."""
+    return keystore(config).parent / "witness"
+
+
 def personal_folder(config: Config, run: str, organization: str) -> Path:
     """Folder of an organization's own adapter of a run, outside the run directory."""
     root = keystore(config).parent / "personal"

@@ -1,13 +1,18 @@
 """The ledger actor: takes signed events, never blocks a round, loses nothing when it is killed."""
 
 import threading
-from pathlib import Path
+import time
+from collections.abc import Sequence
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 
+from ledger.errors import LedgerError, Unavailable
+from ledger.heads import TreeHead
 from ledger.identity import COORDINATOR, load_or_create
 from ledger.service import LedgerService
+from trustchain_ray.chains import private_chain, public_chain
 from trustchain_ray.config import Config
 from trustchain_ray.keystore import keystore
 
@@ -15,64 +20,158 @@ from trustchain_ray.keystore import keystore
 class Ledger:
     """The :class:`ledger.service.LedgerService` of a run in a process of its own.
 
-    `submit` returns as soon as the events are durable in the outbox; a thread moves them into the log and
-    anchors tree heads. Ray restarts the actor when it dies and repeats unfinished calls; all of them are
-    idempotent.
+    `submit` returns as soon as the events are durable in the outbox. A thread moves them into the log, one more for
+    each chain brings them there, and another has the organizations cosign tree heads; none waits for another.
+    Ray restarts the actor when it dies and repeats unfinished calls; all of them are idempotent.
+
+    Parameters
+    ----------
+    witnesses : the organizations' handles (:class:`trustchain_ray.pool.Member`); empty: nobody cosigns.
     """
 
-    def __init__(self, run_dir: str, run: str, config: Config) -> None:
+    def __init__(self, run_dir: str, run: str, config: Config, witnesses: Sequence[Any] = ()) -> None:
+        self.config, self.witnesses = config, list(witnesses)
         self.service = LedgerService(
             run_dir,
             run,
             load_or_create(COORDINATOR, keystore(config)),
-            _public_chain(config, Path(run_dir)),
-            anchor_every=config.ledger.anchor_every,
+            public_chain(config, run_dir, run),
+            config.ledger.anchor_every,
+            private_chain(config, run),
+            config.ledger.private.approvals,
+            config.ledger.private.members,
         )
-        self.lock, self.wake, self.closing = threading.Lock(), threading.Event(), False
+        self.wake, self.new_head, self.closing = threading.Event(), threading.Event(), threading.Event()
         self.failure: str | None = None
-        self.mover = threading.Thread(target=self._move, daemon=True)
-        self.mover.start()
+        self.seen = dict.fromkeys((member.name for member in self.witnesses), 0)  # size that each cosigned last
+        self.unwilling: dict[str, str] = {}
+        self.deliveries = [d for d in (self.service.private, self.service.public) if d is not None]
+        self.threads = [threading.Thread(target=work, daemon=True) for work in (self._move, self._witness)]
+        self.threads += [threading.Thread(target=d.work, args=(self.closing,), daemon=True) for d in self.deliveries]
+        self.started = False
+
+    def start(self) -> list[str]:
+        """Make contact with the chains and begin to deliver; which chains do not answer now, and why.
+
+        Raises
+        ------
+        LedgerError
+            A chain answers that it will never take this run: a wrong chain id, an account without money, ...
+        """
+        silent = []
+        if not self.started:
+            for delivery in self.deliveries:
+                try:
+                    delivery.connect()
+                except Unavailable as error:
+                    silent.append(str(error))
+        self._begin()
+        return silent
 
     def submit(self, envelopes: list[dict[str, Any]]) -> list[str]:
         """Make events durable; the reasons of those that were refused."""
-        with self.lock:
-            refused = self.service.submit(envelopes)
+        self._begin()
+        refused = self.service.submit(envelopes)
         self.wake.set()
         return [f"{envelopes[r.index]['payload'][:16]}...: {r.reason}" for r in refused]
 
     def finish(self, files: list[str]) -> dict[str, Any]:
-        """Drain the outbox, anchor the last tree head and seal the run; the log's size, root and anchor."""
-        self.closing = True
-        self.wake.set()
-        self.mover.join()
+        """Drain everything, have the last head cosigned, and seal the run; the ledger's status."""
+        self._begin()
         if not self.service.status()["sealed"]:
-            self.service.seal(files)
-        return self.service.status()
+            self.closing.set()
+            for wake in (self.wake.set, self.new_head.set, *(delivery.wake for delivery in self.deliveries)):
+                wake()
+            for thread in self.threads:
+                thread.join()
+            while self.service.pump():
+                pass
+            self.service.sign_head()
+            self._cosign(self.config.ledger.drain_s)
+            self.service.seal(files, self.config.ledger.drain_s)
+        return self.status()
 
     def status(self) -> dict[str, Any]:
-        """Where the ledger stands, and why the last batch could not be moved (None: it could)."""
-        with self.lock:
-            return {**self.service.status(), "failure": self.failure}
+        """Where the ledger stands; why the last batch could not be moved, and who did not cosign (None, {}: fine)."""
+        return {**self.service.status(), "failure": self.failure, "unwilling": dict(self.unwilling)}
+
+    def _begin(self) -> None:
+        if not self.started:
+            self.started = True
+            for thread in self.threads:
+                thread.start()
 
     def _move(self) -> None:
-        while not self.closing:
+        while not self.closing.is_set():
             self.wake.wait()
             self.wake.clear()
-            with self.lock:
+            try:
+                before = self.service.newest_checkpoint()
+                while self.service.pump():
+                    pass
+                self.failure = None
+                for delivery in self.deliveries:
+                    delivery.wake()
+                if self.service.newest_checkpoint() != before:
+                    self.new_head.set()
+            except LedgerError as error:  # kept in the outbox; tried again with the next event and at the end
+                self.failure = str(error)
+
+    def _witness(self) -> None:
+        while True:
+            self.new_head.wait()
+            self.new_head.clear()
+            if self.closing.is_set():
+                return
+            self._cosign(self.config.federation.deadline_s, self.closing)
+
+    def _cosign(self, patience_s: float, stop: threading.Event | None = None) -> None:
+        """Ask every organization that has not cosigned the newest head; who does not answer in time is left out."""
+        signed = self.service.signed_heads()
+        if not signed:
+            return
+        head, entry = signed[-1]
+        self.unwilling = {}
+        waiting = [member for member in self.witnesses if member.name not in head.cosigners]
+        for _ in range(2):  # the second time where an organization had seen another size than we thought
+            asked = {self._ask(member, head, entry.checkpoint): member for member in waiting}
+            done, late = _wait(list(asked), patience_s, stop)
+            self.unwilling |= {asked[reference].name: f"no answer within {patience_s:g} s" for reference in late}
+            lines, waiting = [], []
+            for reference in done:
+                member = asked[reference]
                 try:
-                    while self.service.pump():
-                        pass
-                    self.failure = None
-                except Exception as error:  # kept in the outbox; tried again with the next event and at the end
-                    self.failure = str(error)
+                    answer = ray.get(reference)
+                except RayError as error:
+                    self.unwilling[member.name] = str(error).strip().splitlines()[-1]
+                    continue
+                if "line" in answer:
+                    lines.append(answer["line"])
+                    self.seen[member.name] = head.size
+                elif "size" in answer and answer["size"] != self.seen[member.name]:
+                    self.seen[member.name] = answer["size"]
+                    waiting.append(member)
+                else:
+                    self.unwilling[member.name] = answer["refused"]
+            try:
+                self.failure = "; ".join(self.service.cosign(head.seq, lines)) or None
+            except LedgerError as error:  # without cosignatures the run is worth less, but not wrong
+                self.failure = str(error)
+
+    def _ask(self, member: Any, head: TreeHead, note: str) -> Any:
+        old = min(self.seen[member.name], head.size)
+        proof = self.service.consistency_proof(old, head.size) if old else []
+        return member.call("witness", self.service.log_key, note, old, proof)
 
 
-def _public_chain(config: Config, run_dir: Path) -> Any:
-    if config.ledger.public.kind == "none":
-        return None
-    from ledger.embedded import EmbeddedEvm
-
-    return EmbeddedEvm(run_dir / "ledger" / "chain")
+def _wait(references: list[Any], patience_s: float, stop: threading.Event | None) -> tuple[list[Any], list[Any]]:
+    """Answers and those that are still out, after `patience_s` seconds or when `stop` is set."""
+    end = time.monotonic() + patience_s
+    done: list[Any] = []
+    late = references
+    while late and time.monotonic() < end and not (stop is not None and stop.is_set()):
+        done, late = ray.wait(references, num_returns=len(references), timeout=min(0.2, patience_s))
+    return done, late
 
 
 RemoteLedger: Any = ray.remote(Ledger)

@@ -20,6 +20,7 @@ def build_manifest(
     registrations: dict[str, dict[str, Any]],
     frozen: Tensors,
     initial: Tensors,
+    participation: dict[str, str],
 ) -> dict[str, Any]:
     """The manifest of a run, ready for canonical JSON (numbers that are not integers stand as strings).
 
@@ -59,6 +60,7 @@ def build_manifest(
         "merge_scale": repr(federation.merge_scale),
         "fraction_bits": FRACTION_BITS,
         "keep_rounds": federation.keep_rounds,
+        "participation": participation,
         "config": config_digest,
         "key": sha256_hex(derive(config.run.key, "commitment")),
         "environments": {name: r["worker"]["environment"] for name, r in registrations.items()},

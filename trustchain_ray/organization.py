@@ -9,22 +9,23 @@ from typing import Any
 
 import ray
 
+from ledger.errors import LedgerError
 from ledger.events import make_event
 from ledger.identity import load_or_create, public_document
+from ledger.witness import Stale, Witness
 from trustchain_ray import forms
 from trustchain_ray.adapter import Tensors, digest, head, save_tensors
 from trustchain_ray.cohorts import records_of
 from trustchain_ray.config import Config
 from trustchain_ray.data import Holdings, Record, load_holdings
 from trustchain_ray.initial import fresh_adapter
-from trustchain_ray.keys import derive, generator
-from trustchain_ray.keystore import keystore, personal_folder
+from trustchain_ray.keys import derive
+from trustchain_ray.keystore import keystore, personal_folder, witness_folder
+from trustchain_ray.participation import Decider, Schedule, Shown
 from trustchain_ray.rates import learning_rates
 from trustchain_ray.sampling import plan, sampling_rate
 from trustchain_ray.worker import Packed, Trained, Worker
 from trustchain_ray.worker_group import LocalGroup, WorkerGroup
-
-EFFORTS = (Fraction(0), Fraction(1, 2), Fraction(1))
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class Terms:
     shapes: dict[str, tuple[int, ...]]
     fresh: Packed
     base: Any  # the base model: a name, or a reference to its files in a list
+    records: dict[str, int] = field(default_factory=dict)  # organization -> training records
+    schedule: Schedule | None = None  # efforts, where `federation.participation: file`
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,7 @@ class Organization:
         self.group: Any = None
         self.terms: Terms | None = None
         self.plans: dict[str, list[list[int]]] = {}
+        self.decider: Decider | None = None
 
     def register(self, base: Any) -> dict[str, Any]:
         """Start the workers; what the coordinator learns: the public key, counts, and how the workers are made."""
@@ -115,11 +119,34 @@ class Organization:
         """A signed event of this organization."""
         return make_event(self.identity, self.run, kind, body)
 
-    def train(self, terms: list[Any], number: int, tasks: list[CohortTask]) -> Reply:
+    def witness(self, log_key: str, note: str, old: int, proof: list[bytes]) -> dict[str, Any]:
+        """Cosign a checkpoint of the log, if it extends what this organization cosigned before.
+
+        Parameters
+        ----------
+        log_key : the coordinator's public key in hex; the first one counts for the run.
+        old, proof : consistency proof from this size of the log on.
+
+        Returns
+        -------
+        dict
+            `line`, the signature; or `refused`, why not, and in case it is the wrong proof `size`, what was seen last.
+        """
+        witness = Witness(self.identity, witness_folder(self.config) / self.name)
+        try:
+            return {"line": witness.cosign(self.run, log_key, note, proof, old)}
+        except Stale as stale:
+            return {"refused": str(stale), "size": stale.size}
+        except LedgerError as error:
+            return {"refused": str(error)}
+
+    def train(self, terms: list[Any], number: int, tasks: list[CohortTask], shown: Shown | None = None) -> Reply:
         """Decide, train and sign one round (1-based `number`)."""
         began = time.perf_counter()
-        self._agree(terms)
-        effort = self._decide(number)
+        agreed = self._agree(terms)
+        if self.decider is None:
+            self.decider = Decider(self.config, self.name, agreed.records, agreed.schedule)
+        effort = self.decider.decide(number, shown or Shown())
         decision = self.sign_event("DECISION", {"round": number, "effort": str(effort)})
         updates = [self._train_cohort(number, task, effort) for task in tasks if effort]
         return Reply(self.name, decision, [u for u in updates if u], time.perf_counter() - began)
@@ -233,13 +260,6 @@ class Organization:
             rate = self._agreed.rates[self.name][cohort]
             self.plans[cohort] = plan(key, ids, rate, federation.rounds * federation.local_steps)
         return self.plans[cohort]
-
-    def _decide(self, number: int) -> Fraction:
-        """Effort of this round."""
-        if self.config.federation.participation == "always":
-            return EFFORTS[-1]
-        draw = generator(self.config.run.key, "participation", self.name, number)
-        return EFFORTS[int(draw.integers(len(EFFORTS)))]
 
     def _indices(self, cohort: str) -> list[int]:
         return records_of(self.config.federation, self.config.run.key, self.name, cohort, self.holdings.train)

@@ -80,9 +80,10 @@ def _train(config: Config, run: RunDirectory, names: list[str], progress: Progre
             if federation.finished:
                 progress(f"going on after round {federation.finished}")
             ready = time.perf_counter()
+            before = federation.ledger_seconds
             _rounds(federation, progress)
             federation.writer.close()
-            trained = time.perf_counter()
+            trained, logging = time.perf_counter(), federation.ledger_seconds - before
             scores = _compare(federation, progress)
             result = _release(federation, scores)
         finally:
@@ -90,6 +91,7 @@ def _train(config: Config, run: RunDirectory, names: list[str], progress: Progre
     result["seconds"] = {
         "setup": round(ready - began, 3),
         "rounds": round(trained - ready, 3),
+        "ledger": round(logging, 6),  # of the rounds: handing events to the ledger, all that the chains cost them
         "total": round(time.perf_counter() - began, 3),
     }
     run.write("result.json", (json.dumps(result, indent=2) + "\n").encode())
@@ -175,6 +177,9 @@ def _release(federation: Federation, scores: dict[str, Any]) -> dict[str, Any]:
         "scores": scores,
         "log": {"size": status["size"], "root": status["root"]},
         "anchor": status["anchor"],
+        "witnesses": status["cosigners"],
+        "unwilling": status["unwilling"],
+        "chains": {name: status[name] for name in ("private", "public") if status[name]},
         "adapters": federation.adapters(),
         "memory": memory,
     }

@@ -26,6 +26,7 @@ def arguments(config_of: Callable[..., Config], adapter_of: Callable[..., Tensor
         "registrations": {"south": registration(64), "north": registration(10)},
         "frozen": adapter_of(0),
         "initial": adapter_of(1),
+        "participation": {"kind": "always"},
     }
 
 

@@ -112,28 +112,38 @@ class AdapterModel:
             tensor = full
         return torch.tensor(tensor, dtype=torch.float32)  # a copy: buffers from the object store are read-only
 
-    def record_losses(self, rows: Sequence[TokenRow], forward: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Per record: loss ``(rows,)``, right tokens (or class) and counted tokens (or 1), int64 ``(rows,)``."""
+    def logits(self, rows: Sequence[TokenRow], forward: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the model says and what is right, float32 and int64.
+
+        Classification: ``(rows, classes)`` with the classes that a record's organization does not use at -1e9,
+        and labels ``(rows,)``. Causal: ``(rows, length - 1, vocabulary)``, and the next tokens
+        ``(rows, length - 1)``, -100 where there is no loss.
+        """
         batch = collate(rows, self.pad_token)
         tokens = torch.from_numpy(batch.tokens).to(self.device)
         mask = torch.from_numpy(batch.mask).to(self.device)
         with torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=self.autocast):
             logits = forward(input_ids=tokens, attention_mask=mask).logits
         if self.task == "classification":
-            labels = torch.from_numpy(batch.labels).to(self.device)
             logits = logits.float()
             if any(row.choices for row in rows):
                 logits = logits.masked_fill(self._barred(rows, logits.shape[1]), -1e9)
-            losses = functional.cross_entropy(logits, labels, reduction="none")
-            return losses, (logits.argmax(-1) == labels).long(), torch.ones_like(labels)
-        targets = torch.from_numpy(batch.targets).to(self.device)[:, 1:]
+            return logits, torch.from_numpy(batch.labels).to(self.device)
+        return logits[:, :-1].float(), torch.from_numpy(batch.targets).to(self.device)[:, 1:]
+
+    def record_losses(self, rows: Sequence[TokenRow], forward: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Per record: loss ``(rows,)``, right tokens (or class) and counted tokens (or 1), int64 ``(rows,)``."""
+        logits, targets = self.logits(rows, forward)
+        if self.task == "classification":
+            losses = functional.cross_entropy(logits, targets, reduction="none")
+            return losses, (logits.argmax(-1) == targets).long(), torch.ones_like(targets)
         counted = targets != -100
         flat = functional.cross_entropy(
-            logits[:, :-1].float().flatten(0, 1), targets.flatten(), reduction="none", ignore_index=-100
+            logits.flatten(0, 1), targets.flatten(), reduction="none", ignore_index=-100
         ).view_as(targets)
         tokens_of = counted.sum(1)
         losses = flat.sum(1) / tokens_of.clamp(min=1)
-        return losses, ((logits[:, :-1].argmax(-1) == targets) & counted).sum(1), tokens_of
+        return losses, ((logits.argmax(-1) == targets) & counted).sum(1), tokens_of
 
     def _barred(self, rows: Sequence[TokenRow], classes: int) -> torch.Tensor:
         """Classes that a record's organization does not use, bool ``(rows, classes)``."""

@@ -1,7 +1,7 @@
 """The torch engine: one process, the canonical deterministic program."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -12,6 +12,9 @@ from trustchain_ray.engines.base import AdapterModel
 from trustchain_ray.metrics import Metrics
 from trustchain_ray.models import load_model, load_tokenizer
 from trustchain_ray.rows import TokenRow
+
+# From row numbers (of `rows`), losses ``(n,)`` and counted tokens ``(n,)`` to the scalar that is minimised.
+Objective = Callable[[Sequence[int], torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def deterministic(threads: int) -> None:
@@ -59,7 +62,11 @@ class TorchEngine:
         steps: Sequence[Sequence[int]],
         rates: Sequence[float],
         only: Sequence[str] | None = None,
+        objective: Objective | None = None,
+        after_step: Callable[[int], bool] | None = None,
     ) -> list[float]:
+        """As :meth:`Engine.train`. `objective` replaces the sum of losses over the batch size, micro-batch by
+        micro-batch; `after_step` gets the number of steps done, and True from it ends the training."""
         adapter, training = self.adapter, self.training
         parameters = adapter.trainable(only)
         optimizer = torch.optim.AdamW(parameters, lr=training.lr, weight_decay=training.weight_decay)
@@ -70,14 +77,17 @@ class TorchEngine:
                 parameter.grad = torch.zeros_like(parameter)
             total = 0.0
             for start in range(0, len(step), training.micro_batch):
-                part = [rows[i] for i in step[start : start + training.micro_batch]]
-                loss = adapter.record_losses(part, adapter.model)[0].sum() / adapter.divisor
+                part = step[start : start + training.micro_batch]
+                each, _, tokens = adapter.record_losses([rows[i] for i in part], adapter.model)
+                loss = each.sum() / adapter.divisor if objective is None else objective(part, each, tokens)
                 loss.backward()
                 total += float(loss.detach())
             if training.max_grad_norm:
                 torch.nn.utils.clip_grad_norm_(parameters, training.max_grad_norm)
             optimizer.step()
             losses.append(total)
+            if after_step and after_step(len(losses)):
+                break
         return losses
 
     def evaluate(self, rows: Sequence[TokenRow], batch: int = 32) -> Metrics:

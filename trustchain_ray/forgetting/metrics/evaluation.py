@@ -1,0 +1,177 @@
+"""All metrics of one model beside its retrained references, as one dictionary that JSON can hold."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from trustchain_ray.adapter import LORA_A
+from trustchain_ray.engines.torch_engine import TorchEngine
+from trustchain_ray.errors import TrustChainError
+from trustchain_ray.forgetting.metrics import agreement, roc, tofu
+from trustchain_ray.forgetting.metrics.measuring import Measured, Results, Settings, attacks, measure, summary
+from trustchain_ray.forgetting.metrics.quantisation import quantised
+from trustchain_ray.forgetting.metrics.questions import Question
+from trustchain_ray.forgetting.metrics.relearning import Relearning, RelearnTime, relearn_ratio, relearn_time
+from trustchain_ray.forgetting.metrics.scoring import AdapterState, load, losses, score
+
+
+@dataclass(frozen=True)
+class Sets:
+    """What a model is measured on.
+
+    Attributes
+    ----------
+    forget : records that were removed (or are to be).
+    retain : records that it was trained on and may keep.
+    holdout : records of the same kind as `forget` that no model was trained on; empty: no membership attacks.
+    population : further such records for RMIA; empty: `holdout`, which then also compares with itself.
+    others : further sets by name, e.g. TOFU's ``real_authors`` and ``world_facts``.
+    canaries, twins : canaries that were removed with `forget`, and their twins; both or none.
+    """
+
+    forget: Sequence[Question]
+    retain: Sequence[Question] = ()
+    holdout: Sequence[Question] = ()
+    population: Sequence[Question] = ()
+    others: Mapping[str, Sequence[Question]] = field(default_factory=dict)
+    canaries: Sequence[Question] = ()
+    twins: Sequence[Question] = ()
+
+
+def evaluate_forgetting(
+    engine: TorchEngine,
+    model: AdapterState,
+    retrained: Sequence[AdapterState],
+    sets: Sets,
+    key: bytes | str,
+    old: AdapterState | None = None,
+    settings: Settings | None = None,
+) -> Results:
+    """Every metric of a model, of models retrained without the forget set, and of how near they are.
+
+    Parameters
+    ----------
+    engine : the torch engine; its adapter is replaced.
+    model : the model after the removal.
+    retrained : references, best three or more of different keys.
+    key : decides the order of the records of the relearning attack.
+    old : the model before the removal; without it there is no relearn time.
+
+    Returns
+    -------
+    dict with `task`, `records` (numbers by set), `model` and `retrained` (a list): means by set, `membership`,
+    `model_utility`, `canaries`, `quantised`, `relearn`; and against the references: `forget_quality` and
+    `tug_of_war` (one of each), `equivalence` (by metric, against their mean of each record), `privacy_leakage`,
+    `relearn_ratio` (None where a model did not relearn). What cannot be measured is left out: ROUGE, truth
+    ratios and memorisation of a classification, truth ratios without wrong answers, membership without holdout.
+
+    Raises
+    ------
+    TrustChainError
+        No records to forget, or an input that a metric refuses.
+    """
+    settings = settings or Settings()
+    if not sets.forget:
+        raise TrustChainError("evaluate_forgetting: there are no records to forget")
+    if bool(sets.canaries) != bool(sets.twins):
+        raise TrustChainError("evaluate_forgetting: canaries and their twins are measured together; give both or none")
+    groups: dict[str, Sequence[Question]] = {
+        "forget": sets.forget, "retain": sets.retain, "holdout": sets.holdout, "population": sets.population,
+        **sets.others, "canaries": sets.canaries, "twins": sets.twins,
+    }  # fmt: skip
+    groups = {name: group for name, group in groups.items() if group}
+    load(engine, _base(engine, model))
+    base = {name: score(engine, [q.row for q in groups[name]], settings.batch) for name in groups}
+    states = [model, *retrained]
+    measured = []
+    for state in states:
+        load(engine, state)
+        measured.append(measure(engine, groups, settings))
+    results = []
+    for i, state in enumerate(states):
+        references = [m.scores for j, m in enumerate(measured) if j > 0 and j != i]
+        result = summary(measured[i], groups, settings)
+        if "holdout" in groups:
+            result["membership"] = attacks(engine, measured[i].scores, base, references or [base], groups, settings)
+        for kind in settings.quantisations:
+            load(engine, state)
+            with quantised(engine, kind):
+                rounded = measure(engine, groups, settings)
+            result.setdefault("quantised", {})[kind] = summary(rounded, groups, settings)
+        results.append(result)
+    out: Results = {
+        "task": engine.adapter.task,
+        "records": {name: len(group) for name, group in groups.items()},
+        "model": results[0],
+        "retrained": results[1:],
+        **_comparison(measured, settings),
+    }
+    if "membership" in results[0] and retrained and "min_k" in results[0]["membership"]:
+        areas = [result["membership"]["min_k"]["auc"]["value"] for result in results]
+        out["privacy_leakage"] = [roc.privacy_leakage(areas[0], area) if area < 1 else None for area in areas[1:]]
+    if old is not None and settings.relearning is not None:
+        _relearn(engine, out, old, states, groups["forget"], key, settings.relearning)
+    return out
+
+
+def _base(engine: TorchEngine, model: AdapterState) -> AdapterState:
+    """The base without adapter (B = 0, a head as it was initialised): it saw none of the records."""
+    head = engine.fresh_head()
+    tensors = {n: t if n.endswith(LORA_A) else head.get(n, np.zeros_like(t)) for n, t in model.tensors.items()}
+    return AdapterState(tensors, model.alpha)
+
+
+def _comparison(measured: Sequence[Measured], settings: Settings) -> Results:
+    """The model (the first) against each reference, and against their mean of each record."""
+    model, references = measured[0], measured[1:]
+    out: Results = {}
+    if not references:
+        return out
+    own = model.values["forget"]
+    if "truth_ratio" in own:
+        out["forget_quality"] = [
+            dataclasses.asdict(tofu.forget_quality(own["truth_ratio"], reference.values["forget"]["truth_ratio"]))
+            for reference in references
+        ]
+    accuracy = "accuracy" if "accuracy" in own else "exact_memorisation"
+    sets = [name for name in ("forget", "retain", "holdout") if name in model.values]
+
+    def accuracies(of: Measured) -> dict[str, float]:
+        return {name: float(of.values[name][accuracy].mean()) for name in sets}
+
+    out["tug_of_war"] = [agreement.tug_of_war(accuracies(model), accuracies(reference)) for reference in references]
+    out["equivalence"] = {}
+    for metric in ("loss", "probability", "truth_ratio", "rouge"):
+        if metric not in own or len(own[metric]) < 2:
+            continue
+        others = np.stack([reference.values["forget"][metric] for reference in references])
+        margin = settings.margins.get(metric)
+        if margin is None and len(references) > 1 and others.mean(1).std(ddof=1) > 0:
+            margin = agreement.seed_margin(others.mean(1))
+        if margin is not None:
+            test = agreement.paired_equivalence(own[metric], others.mean(0), margin)
+            out["equivalence"][metric] = dataclasses.asdict(test)
+    return out
+
+
+def _relearn(
+    engine: TorchEngine,
+    out: Results,
+    old: AdapterState,
+    states: Sequence[AdapterState],
+    forget: Sequence[Question],
+    key: bytes | str,
+    settings: Relearning,
+) -> None:
+    """Relearn times of the model and of each reference, and their ratios."""
+    rows = [q.row for q in forget]
+    load(engine, old)
+    target = float(losses(score(engine, rows)).mean())
+    times: list[RelearnTime] = [relearn_time(engine, s, rows, target, key, settings=settings) for s in states]
+    for result, time in zip([out["model"], *out["retrained"]], times, strict=True):
+        result["relearn"] = {"steps": time.steps, "losses": list(time.losses)}
+    ratios = [relearn_ratio(times[0], time) for time in times[1:]]
+    out["relearn_target"] = target
+    out["relearn_ratio"] = [ratio if ratio is not None and np.isfinite(ratio) else None for ratio in ratios]
