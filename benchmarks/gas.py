@@ -185,7 +185,7 @@ def main() -> None:
     columns = ("gas", "calldata", "log_data", "topics", "raw_transaction")
     rows = [[name, *(f"{row[column]:,}" for column in columns)] for name, row in operations.items()]
     print(table(["operation", *(column.replace("_", " ") for column in columns)], rows), "\n")
-    rows = [
+    figures: list[list[Any]] = [
         ["gas of an anchor", further["gas"], f"<= {MAX_GAS}"],
         ["bytes of an anchor: calldata and log data", public, f"<= {MAX_BYTES}"],
         ["anchor() until in a block, median (ms)", visible["further_ms"]["median"], f"< {MAX_MS:g}"],
@@ -194,7 +194,7 @@ def main() -> None:
         [f"update() with {visible['anchors']} anchors (ms)", visible["update_ms"], ""],
         [f"a stranger reads {visible['anchors']} anchors (ms)", visible["read_anchors_ms"], ""],
     ]
-    print(table(["figure", "value", "limit"], rows))
+    print(table(["figure", "value", "limit"], figures))
     write(options.out, {"node": client, "operations": operations, "visible": visible, "limits": limits})
     for name, row in limits.items():
         if row["value"] > row["limit"]:

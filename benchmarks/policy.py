@@ -18,6 +18,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +59,12 @@ def default_dqn(game: GameConfig, settings: LearningConfig, same_ratio: bool) ->
     from ray.rllib.env.wrappers.pettingzoo_env import ParallelPettingZooEnv
     from ray.tune.registry import register_env
 
-    register_env("participation-default", lambda _: ParallelPettingZooEnv(parallel_env(game)))
+    register_env(
+        "participation-default",
+        lambda _: ParallelPettingZooEnv(parallel_env(game)),  # type: ignore[no-untyped-call]
+    )
     config = (
-        DQNConfig()
+        DQNConfig()  # type: ignore[no-untyped-call]
         .environment("participation-default")
         .env_runners(num_env_runners=0)
         .multi_agent(policies=list(game.names), policy_mapping_fn=lambda agent, *_, **__: agent)
@@ -208,11 +212,14 @@ def tables(result: dict[str, Any]) -> str:
             rows = [row for row in rows if row["organizations"] == organizations]
             if rows:
                 cells = [f"{median_of(rows, kind, 'nash_conv'):.1%}" for kind in kinds]
+                last = statistics.median(row["curve"][-1][1] for row in rows)
                 cells += [f"{median_of(rows, kind, 'price_of_anarchy'):.2f}" for kind in kinds]
                 worst = max(row["policies"]["dqn"]["nash_conv"] for row in rows)
-                lines.append([payoff.value, organizations, len(rows), *cells[:1], f"{worst:.1%}", *cells[1:]])
-    header = ["rule", "N", "seeds", "NashConv DQN", "worst", *(f"NashConv {kind}" for kind in kinds[1:])]
-    return table([*header, *(f"anarchy {kind}" for kind in kinds)], lines)
+                own = [cells[0], f"{worst:.1%}", f"{last:.1%}"]
+                lines.append([payoff.value, organizations, len(rows), *own, *cells[1:]])
+    header = ["rule", "N", "seeds", "NashConv dqn", "worst", "last iteration"]
+    header += [f"NashConv {kind}" for kind in kinds[1:]] + [f"anarchy {kind}" for kind in kinds]
+    return table(header, lines)
 
 
 def main() -> None:
@@ -226,7 +233,7 @@ def main() -> None:
     options = arguments.parse_args()
     warnings.simplefilter("ignore")
     logging.getLogger("ray").setLevel(logging.ERROR)
-    settings = LearningConfig(iterations=4)
+    settings = LearningConfig()
     result: dict[str, Any] = {"settings": asdict(settings), "quality": {}, "statics": {}}
     if options.out.exists() and not options.fresh:
         stored = json.loads(options.out.read_text(encoding="utf-8"))
@@ -242,21 +249,17 @@ def main() -> None:
     alone = Config()
     alone.resources.mode = "pooled"
     with cluster(alone, 1):
-        measure(result, "speed", lambda: speed(options.repeats, options.seconds))
+        measure(result, "speed", partial(speed, options.repeats, options.seconds))
         print(json.dumps(result["speed"]["rounds_per_second"]), flush=True)
         for cost in COSTS:
             for seed in range(3):
                 brief = replace(settings, env_steps=4_000, games=64, lr=5e-3, iterations=1)
-                measure(result["statics"], f"{cost:g}/{seed}", lambda c=cost, s=seed, b=brief: statics(c, s, b))
+                measure(result["statics"], f"{cost:g}/{seed}", partial(statics, cost, seed, brief))
         for organizations in options.organizations:
             for seed in range(options.seeds):
                 for payoff in POTENTIAL:
                     name = f"{payoff.value}/{organizations}/{seed}"
-                    measure(
-                        result["quality"],
-                        name,
-                        lambda p=payoff, n=organizations, s=seed: quality(p, n, s, settings),
-                    )
+                    measure(result["quality"], name, partial(quality, payoff, organizations, seed, settings))
                     row = result["quality"][name]
                     print(f"{name:<28} NashConv {row['policies']['dqn']['nash_conv']:.2%}", flush=True)
     print(tables(result))

@@ -1,6 +1,7 @@
 """Does a surface predict the real federation? Measured on some joint efforts, checked on others with other keys.
 
-    python -m benchmarks.surface quickstart --ranks 4 8 16 --coalitions 24 --held-out 60 --work /tmp/quickstart
+    python -m benchmarks.surface quickstart --ranks 4 8 16 --coalitions 24 --held-out 60 \\
+        --work /tmp/quickstart
 
 The surface is that of `trustchain measure --coalitions K`: some points measured, the others predicted with a standard
 error. Held-out (coalition, rank, effort) points are drawn among the predicted ones, and each is trained for real
@@ -21,9 +22,10 @@ from benchmarks.common import parser, table, write
 from envs.surface import SurfacePoint
 from trustchain_ray.config_files import load_config
 from trustchain_ray.keys import generator
+from trustchain_ray.measure.bench import Bench, Settings, bench, cohorts_measured
 from trustchain_ray.measure.grid import Point, parse_efforts
 from trustchain_ray.measure.store import Store, work_folder
-from trustchain_ray.measure.surface import Bench, Settings, bench, cohorts_measured, measure
+from trustchain_ray.measure.surface import measure
 
 ROOT = Path(__file__).parents[1]
 
@@ -39,6 +41,7 @@ def main() -> None:
     arguments.add_argument("--repeats", type=int, default=2)
     arguments.add_argument("--held-out", type=int, default=60, help="held-out points, over all ranks")
     arguments.add_argument("--held-out-repeats", type=int, default=1)
+    arguments.add_argument("--skip", type=int, default=0, help="held-out points left out: the model was chosen on them")
     arguments.add_argument("--merges", action="store_true", help="also say how far merges are from the federation")
     arguments.add_argument("--work", type=Path, required=True)
     arguments.add_argument("overrides", nargs="*", metavar="key=value")
@@ -54,7 +57,7 @@ def main() -> None:
         measured = measure(config, settings, store, print)
         predicted = [point for point in measured.surface.points if not point.measurements["measured"]]
         draws = generator(config.run.key, "benchmark", "held-out")
-        chosen = draws.permutation(len(predicted))[: options.held_out]
+        chosen = draws.permutation(len(predicted))[options.skip : options.skip + options.held_out]
         points = [predicted[int(i)] for i in chosen]
         with bench(config, settings, store, print) as at:
             rows = held_out(at, points, options.held_out_repeats, spread_of_training(measured.surface.points))
@@ -65,6 +68,7 @@ def main() -> None:
         "config": f"configs/{options.name}.yaml",
         "overrides": options.overrides,
         "settings": settings.as_json(),
+        "skipped": options.skip,
         "cohorts": cohorts_measured(config, options.mode),
         "summary": measured.summary,
         "shapley": {str(rank): found for rank, found in measured.contributions.items()},

@@ -206,8 +206,7 @@ class PublicDelivery(Delivery):
                 return True
         waiting = any(entry.receipt is not None and entry.receipt.status != FINALIZED for _, entry in signed)
         if waiting and time.monotonic() >= self._next_poll:
-            pending = any(entry.receipt is not None and entry.receipt.status == PENDING for _, entry in signed)
-            self._next_poll = time.monotonic() + (POLL_S / 10 if pending else POLL_S)
+            self._next_poll = time.monotonic() + POLL_S
             return self._follow()
         return False
 

@@ -188,7 +188,8 @@ class EmbeddedEvm:
 
     def _deployment(self) -> bytes:
         """Code that makes the contract, with the account as its anchorer."""
-        return bytes.fromhex(self._artifact["bytecode"][2:]) + self._evm.account.rjust(32, b"\0")
+        account: bytes = self._evm.account
+        return bytes.fromhex(self._artifact["bytecode"][2:]) + account.rjust(32, b"\0")
 
     def _selector(self, signature: str) -> bytes:
         return bytes.fromhex(self._artifact["selectors"][signature][2:])

@@ -87,6 +87,8 @@ class Federation:
         Address of the contract.
     signer
         The account that pays for what is sent; None: only read. It needs no rights: approvals carry them.
+    chain_id
+        EIP-155 chain id that the node must have; None: whichever it has.
     max_fee_wei
         Never bid more for a unit of gas.
     patience_s
@@ -104,11 +106,13 @@ class Federation:
         contract: str,
         signer: Signer | None = None,
         *,
+        chain_id: int | None = None,
         max_fee_wei: int = 500 * GWEI,
         patience_s: float = 60.0,
         timeout_s: float = 10.0,
     ) -> None:
         self._node = Node(rpc_url, timeout_s)
+        self._wanted_chain = chain_id
         self._signer, self._max_fee, self._patience_s = signer, max_fee_wei, patience_s
         self.contract = checksum(contract)
 
@@ -167,7 +171,7 @@ class Federation:
 
     def propose(self, kind: str, fields: Mapping[str, Any], valid_s: int = 7 * 24 * 3600) -> Proposal:
         """A proposal for this contract, as :func:`ledger.approvals.new_proposal` makes it."""
-        return new_proposal(kind, self._node.chain_id(), self.contract, fields, valid_s)
+        return new_proposal(kind, self._chain_id(), self.contract, fields, valid_s)
 
     def submit(self, proposal: Proposal, approvals: Sequence[Approval]) -> Receipt:
         """Send what enough members approved; a settlement's total goes with it.
@@ -180,7 +184,7 @@ class Federation:
             Of another contract or chain; an approval that does not hold, is of a stranger, occurs twice or is expired;
             too few of them; done before; or what is approved is refused.
         """
-        if (proposal.contract.lower(), proposal.chain_id) != (self.contract.lower(), self._node.chain_id()):
+        if (proposal.contract.lower(), proposal.chain_id) != (self.contract.lower(), self._chain_id()):
             raise LedgerError(f"proposal {proposal.kind}: is for {proposal.contract} on chain {proposal.chain_id}")
         for approval in approvals:
             if not self._node.code(approval.member):  # a contract's signature only the contract can check
@@ -250,10 +254,11 @@ class Federation:
         if self._signer is None:
             raise LedgerError(f"consortium {self.contract}: an account is needed to send; give its key")
         node, account = self._node, self._signer.address
+        chain_id = self._chain_id()
         gas = node.estimate(account, to, data, value) * 5 // 4  # a refusal shows here, and costs nothing
         nonce = node.nonce(account, "pending")
         fees = bid(node, self._max_fee)
-        raw, tx = sign_transaction(self._signer, node.chain_id(), nonce, to, data, gas, fees, value)
+        raw, tx = sign_transaction(self._signer, chain_id, nonce, to, data, gas, fees, value)
         answer = node.send(raw)
         if answer is Answer.POOR:
             raise LedgerError(f"account {account} cannot pay {value + gas * fees.max_fee} wei at most; send it more")
@@ -267,6 +272,12 @@ class Federation:
         if not mined.success:
             raise LedgerError(f"{node.name}: {tx} was reverted; another one came before it, look at the contract")
         return nonce, Receipt(tx, mined.block, mined.block_hash, mined.gas_used, MINED)
+
+    def _chain_id(self) -> int:
+        found = self._node.chain_id()
+        if self._wanted_chain not in (None, found):
+            raise LedgerError(f"{self._node.name}: has chain id {found}, not {self._wanted_chain}; check its address")
+        return found
 
     def _made(self, nonce: int, _: Receipt) -> str:
         assert self._signer is not None

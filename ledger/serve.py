@@ -142,7 +142,7 @@ class Server(ThreadingHTTPServer):
 
     def start(self) -> "Server":
         """Serve in the background."""
-        threading.Thread(target=self.serve_forever, daemon=True).start()
+        threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
         return self
 
     def stop(self) -> None:
@@ -155,9 +155,11 @@ class Handler(BaseHTTPRequestHandler):
     """Answers of a few bytes; what is refused gets its reason as text."""
 
     protocol_version = "HTTP/1.1"
-    server_version = "trustchain"
-    sys_version = ""
     timeout = 30.0  # for a client that sends nothing
+
+    def version_string(self) -> str:
+        """The ``Server`` header, without versions."""
+        return "trustchain"
 
     def answer(self, status: int, body: bytes, kind: str = _TEXT, *, cache: str = "no-store") -> None:
         """Send a whole answer."""

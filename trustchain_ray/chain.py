@@ -2,24 +2,12 @@
 
 import argparse
 import json
-import threading
-import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ledger import layout
-from ledger.canonical import parse_canonical
-from ledger.errors import LedgerError
-from ledger.heads import parse_store
-from ledger.identity import COORDINATOR, load
-from ledger.service import LedgerService
-from trustchain_ray.chains import node_address, private_chain, public_chain, signer
-from trustchain_ray.config import Config
-from trustchain_ray.config_files import load_config
-from trustchain_ray.errors import TrustChainError, UsageError
-from trustchain_ray.keystore import keystore
-from trustchain_ray.run_directory import RunDirectory
+from ledger.cli import add_serve_arguments, run_serve
+from trustchain_ray.errors import UsageError
 
 EXAMPLES = """examples:
   trustchain chain status runs/small
@@ -31,8 +19,6 @@ EXAMPLES = """examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `trustchain chain`."""
-    from ledger.cli import add_serve_arguments
-
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     status = actions.add_parser("status", help="what the chains have of a run, by the run's own files")
     drain = actions.add_parser("drain", help="bring a run's backlog to its chains, then seal the run again")
@@ -62,18 +48,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run one action; the exit code."""
     if arguments.action == "serve":
-        from ledger.cli import run_serve
-
         return run_serve(arguments)
+    from trustchain_ray import chain_actions as actions
+
     if arguments.action == "deploy":
+        from trustchain_ray.config_files import load_config
+
         config = load_config(arguments.config, arguments.overrides)
-        result = deploy(config, arguments.member, arguments.threshold, arguments.coordinator)
+        result = actions.deploy(config, arguments.member, arguments.threshold, arguments.coordinator)
         done = True
     else:
         path = Path(arguments.run)
         if not (path / layout.LOG).is_file():
             raise UsageError(f"{arguments.run}: there is no run here ({layout.LOG} is missing)")
-        result = status(path) if arguments.action == "status" else drain(path, arguments.final)
+        result = actions.status(path) if arguments.action == "status" else actions.drain(path, arguments.final)
         done = arguments.action == "status" or bool(result["drained"])
     width = max(map(len, result))
     for name, value in result.items():
@@ -81,118 +69,6 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(result))
     return 0 if done else 1
-
-
-def status(path: Path) -> dict[str, Any]:
-    """What the run's own files say: size of the log, heads, anchors by state, events on the private chain."""
-    from ledger.log import SqliteLog
-
-    log = SqliteLog(path / layout.LOG, read_only=True)
-    size, run_id = log.size, log.registry.run
-    log.close()
-    result: dict[str, Any] = {"run": run_id, "events": size, "sealed": (path / layout.SEAL).is_file()}
-    if (path / layout.ANCHORS).is_file():
-        store = parse_store((path / layout.ANCHORS).read_bytes())
-        states = ["NOT SENT" if entry.receipt is None else entry.receipt.status for entry in store.entries]
-        result |= {"heads": len(states), "public chain": store.chain or "none"}
-        if store.chain:
-            result["anchors"] = {state: states.count(state) for state in dict.fromkeys(states)}
-    if (path / layout.PRIVATE).is_file():
-        sent = parse_canonical((path / layout.PRIVATE).read_bytes())
-        result |= {"private chain": sent["chain"], "private backlog": size - sent["size"]}
-    return result
-
-
-def drain(path: Path, final_s: float) -> dict[str, Any]:
-    """Bring everything to the chains of the run's configuration; a run that was sealed is sealed again.
-
-    Parameters
-    ----------
-    final_s : wait so many seconds for the newest anchor to become final.
-
-    Returns
-    -------
-    dict
-        `drained`: whether the chains have everything now; and the ledger's status.
-    """
-    folder = RunDirectory.open(path)
-    try:
-        config = load_config([str(path / "config.yaml")], [])
-        manifest = parse_canonical((path / layout.MANIFEST).read_bytes())
-        sealed = (path / layout.SEAL).is_file()
-        ledger = LedgerService(
-            path,
-            manifest["run"],
-            load(COORDINATOR, keystore(config)),
-            public_chain(config, path, manifest["run"]),
-            config.ledger.anchor_every,
-            private_chain(config, manifest["run"]),
-            config.ledger.private.approvals,
-            config.ledger.private.members,
-        )
-        try:
-            drained = ledger.drain(config.ledger.drain_s)
-            if drained and final_s > 0:
-                _wait_for_finality(ledger, final_s)
-            if sealed:
-                ledger.seal(patience_s=0.0)
-        finally:
-            ledger.close()
-        return {"drained": drained, **ledger.status()}
-    finally:
-        folder.unlock()
-
-
-def deploy(config: Config, members: Sequence[str], threshold: int, coordinator: str) -> dict[str, Any]:
-    """Deploy the consortium's contract; its address goes into `ledger.public.contract` of everybody's configuration.
-
-    Parameters
-    ----------
-    members : each `ADDRESS=FILE`.
-    threshold : members that must approve; 0: more than half.
-
-    Raises
-    ------
-    UsageError
-        The configuration names no node, or a member or the threshold is none.
-    """
-    from ledger.federation import NOBODY, Federation, member
-
-    settings = config.ledger.public
-    if settings.kind != "rpc":
-        raise UsageError("chain deploy: set ledger.public.kind=rpc and ledger.public.rpc_url")
-    founders = []
-    for text in members:
-        account, _, file = text.partition("=")
-        try:
-            document = parse_canonical(Path(file).read_bytes())
-            founders.append(member(account, document["organization"], document["key_id"]))
-        except (OSError, LedgerError, KeyError, TypeError) as error:
-            raise UsageError(f"chain deploy: --member {text}: is not ADDRESS=FILE of an identity ({error})") from None
-    if not 0 <= threshold <= len(founders):
-        raise UsageError(f"chain deploy: --threshold {threshold}; there are {len(founders)} members")
-    made = Federation.deploy(
-        node_address(settings.rpc_url),
-        signer(settings),
-        founders,
-        threshold or len(founders) // 2 + 1,
-        coordinator or NOBODY,
-        max_fee_wei=int(settings.max_fee_gwei * 10**9),
-    )
-    return {"ledger.public.contract": made.contract, "members": len(founders), "threshold": made.threshold()}
-
-
-def _wait_for_finality(ledger: LedgerService, seconds: float) -> None:
-    end, delivery = time.monotonic() + seconds, ledger.public
-    pause = threading.Event()
-    while delivery is not None and time.monotonic() < end:
-        newest = ledger.status()["anchor"]
-        if newest is None or newest["status"] == "FINALIZED":
-            return
-        if not delivery.step():
-            if delivery.refused:
-                raise TrustChainError(f"the public chain refuses: {delivery.error}")
-            pause.wait(0.2)
 
 
 def _shown(value: Any) -> str:

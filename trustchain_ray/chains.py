@@ -61,6 +61,7 @@ def private_chain(config: Config, run: str) -> PrivateChain | None:
         channel=settings.channel,
         chaincode=settings.chaincode,
         deadline_s=settings.deadline_s,
+        endorsing_organizations=settings.endorsers,
     )
 
 

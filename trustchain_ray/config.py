@@ -184,7 +184,8 @@ class PrivateChainConfig:
     channel: str = _f("trustchain", "Channel of the consortium.")
     chaincode: str = _f("trustchain", "Name under which the chaincode is committed.")
     approvals: int = _f(1, "Organizations (k of `members`) that must endorse a model release or a certificate.")
-    members: list[str] = _f([], "MSP ids that may endorse; empty: that of `msp` alone.")
+    members: list[str] = _f([], "MSP ids of these organizations; empty: that of `msp` alone.")
+    endorsers: list[str] = _f([], "MSP ids whose peers endorse, asked all at once; empty: the peer finds out who must.")
     deadline_s: float = _f(30.0, "Longest wait for any answer of a peer.")
 
 

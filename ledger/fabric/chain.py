@@ -79,8 +79,8 @@ class FabricChain(PrivateChain):
     # The log
 
     def open_run(self, coordinator: str, k: int, msps: Sequence[str]) -> None:
-        """Open the run for the coordinator's public key (hex); ``k`` of the MSP ids ``msps`` approve releases."""
-        self._submit("OpenRun", self.run, coordinator, str(k), values.strings(msps))
+        """Open the run for the coordinator's public key (hex); ``k`` of ``msps`` (none: the own one) approve releases."""
+        self._submit("OpenRun", self.run, coordinator, str(k), values.strings(msps or [self.describe()["msp"]]))
 
     def size(self) -> int:
         """Number of leaves that the chain holds."""

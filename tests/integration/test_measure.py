@@ -102,6 +102,7 @@ def test_the_game_plays_the_surface_and_refuses_another_rank(surface: Path) -> N
         parallel_env(GameConfig(types, found, Payoff.SHAPLEY, reward=1.0, ranks=(8,)))
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_is_the_surface_of_the_undisturbed_command(
     command: Any, config: str, surface: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -143,10 +144,10 @@ def base(config: str) -> str:
     return unpack_base(make_base(read, load_public(read, read.data.public)))
 
 
-def trainer_of(read: Config) -> Any:
+def trainer_of(read: Config, source: str = "tests") -> Any:
     from trustchain_ray.measure.trainer import Trainer
 
-    return Trainer(read, ["alpha", "beta"], "tests")
+    return Trainer(read, ["alpha", "beta"], source)
 
 
 @pytest.mark.parametrize("form", ["ffa", "flora"])
@@ -168,6 +169,13 @@ def test_a_training_that_diverges_is_named(config: str, base: str) -> None:
     trainer = trainer_of(load_config([config], ["training.lr=1e30"]))
     with pytest.raises(TrustChainError, match=r"alpha diverged in round 1 .*training\.lr"):
         trainer.call(base, "federated", "one", 4, 0, (ONE, OUT))
+
+
+def test_a_single_validation_record_has_no_standard_error(config: str, base: str, tmp_path: Path) -> None:
+    (tmp_path / "one.jsonl").write_text('{"id": "1", "prompt": "Who?", "answer": " me"}\n')
+    trainer = trainer_of(load_config([config], [f"data.validation={tmp_path / 'one.jsonl'}"]), "validation")
+    with pytest.raises(UsageError, match=r"1 validation record\(s\).*at least two"):
+        trainer.call(base, "describe")
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def test_policies_are_an_equilibrium_and_the_curve_says_so(one: tuple[Learned, P
     found = policies_nash_conv(Dynamics(stage_game(pair())), one[0].policies.policies()).relative
     assert found <= 0.02
     assert [steps for steps, _ in one[0].curve] == [1024, 2048, 3072]
-    assert one[0].curve[-1][1] == pytest.approx(max(found, 0.0))
+    assert min(value for _, value in one[0].curve) == pytest.approx(max(found, 0.0))
     assert one[0].policies.game == pair().digest()
 
 

@@ -37,7 +37,7 @@ def killed_after() -> Callable[[Callable[[], None], int], bool]:
         if pid == 0:
             status = 1
             try:
-                _die_before(step)
+                die_before(step)
                 action()
                 status = 0
             finally:
@@ -52,7 +52,8 @@ def killed_after() -> Callable[[Callable[[], None], int], bool]:
 DIED = 77
 
 
-def _die_before(step: int) -> None:
+def die_before(step: int) -> None:
+    """Let this process die just before its n-th durable write from now on."""
     count = 0
 
     def wrap(owner: object, name: str) -> None:

@@ -10,6 +10,8 @@ from ledger.canonical import canonical_json, safetensors_digest, sha256_hex
 from ledger.dsse import Envelope
 from ledger.embedded import EmbeddedEvm
 from ledger.identity import COORDINATOR, Identity, load_or_create, public_document
+from ledger.private import PrivateChain
+from ledger.public import PublicChain
 from ledger.service import LedgerService
 
 RUN = "test-run"
@@ -51,13 +53,13 @@ class FakeRun:
 
     service: LedgerService
 
-    def __init__(self, run_dir: Path, keys_dir: Path, *, keep_rounds: int = 0) -> None:
-        self.dir = run_dir
+    def __init__(self, run_dir: Path, keys_dir: Path, *, keep_rounds: int = 0, run: str = RUN) -> None:
+        self.dir, self.run = run_dir, run
         self.identities = {name: load_or_create(name, keys_dir) for name in (COORDINATOR, *ORGANIZATIONS)}
         self.coordinator = self.identities[COORDINATOR]
         self.initial = sha256_hex(b"initial")
         self.manifest: dict[str, Any] = {
-            "run": RUN,
+            "run": run,
             "version": 1,
             "organizations": list(ORGANIZATIONS),
             "cohorts": {COHORT: list(ORGANIZATIONS)},
@@ -68,15 +70,18 @@ class FakeRun:
         (run_dir / "config.yaml").write_text("rounds: 3\nledger:\n  anchor_every: 1\n")
         self.base = self.initial
 
-    def open(self, *, anchored: bool = True, anchor_every: int = 1) -> LedgerService:
-        chain = EmbeddedEvm(self.dir / "ledger" / "chain") if anchored else None
-        self.service = LedgerService(self.dir, RUN, self.coordinator, chain, anchor_every)
+    def open(
+        self, *, anchored: bool = True, anchor_every: int = 1, chains: tuple[PublicChain, PrivateChain] | None = None
+    ) -> LedgerService:
+        own = EmbeddedEvm(self.dir / "ledger" / "chain") if anchored and chains is None else None
+        public, private = chains or (own, None)
+        self.service = LedgerService(self.dir, self.run, self.coordinator, public, anchor_every, private)
         if self.service.public is not None:
             self.service.public.connect()
         return self.service
 
     def event(self, who: str, type: str, body: dict[str, Any], key: str | None = None) -> Envelope:
-        return ev.make_event(self.identities[who], RUN, type, body, key=key)
+        return ev.make_event(self.identities[who], self.run, type, body, key=key)
 
     def register(self, identity: Identity) -> Envelope:
         document = canonical_json(public_document(identity))
@@ -87,7 +92,7 @@ class FakeRun:
             "public_key": identity.public_hex,
             "document": sha256_hex(document),
         }
-        return ev.make_event(identity, RUN, ev.REGISTER, body)
+        return ev.make_event(identity, self.run, ev.REGISTER, body)
 
     def opening(self) -> list[Envelope]:
         (self.dir / "manifest.json").write_bytes(canonical_json(self.manifest))

@@ -28,7 +28,6 @@ RECORDS = [
 ]
 FORGET, RETAIN, HOLDOUT = RECORDS[:6], RECORDS[6:16], RECORDS[16:]
 WRONG = {r.id: [f" {colour} {(i * 7) % 90 + 10}" for colour in COLOURS[:3]] for i, r in enumerate(RECORDS)}
-PARAPHRASED = {r.id: f" the{r.answer}" for r in RECORDS}
 
 
 def tiny() -> Config:
@@ -49,30 +48,29 @@ class World:
     """An engine, the model that was trained on all, models that were retrained without `FORGET`, and rows."""
 
     config: Config
+    base: str
     engine: TorchEngine
     old: AdapterState
     retrained: list[AdapterState]
 
     def questions(self, records: list[Record], answers: bool = True) -> list[Question]:
-        model, given = self.config.model, (PARAPHRASED, WRONG) if answers else (None, None)
-        return questions(records, self.engine.tokenizer, model.task, model.max_length, *given)
+        model, wrong = self.config.model, WRONG if answers else None
+        return questions(records, self.engine.tokenizer, model.task, model.max_length, wrong=wrong)
 
     def rows(self, records: list[Record]) -> list[TokenRow]:
         return [question.row for question in self.questions(records, answers=False)]
+
+    def fresh(self, key: str) -> Tensors:
+        return fresh_adapter(self.engine.shapes(), key, "test", 16, "fedavg")
 
     def loss(self, state: AdapterState, records: list[Record]) -> float:
         load(self.engine, state)
         return self.engine.evaluate(self.rows(records)).summary()["loss"]
 
 
-def fresh(engine: TorchEngine, key: str) -> Tensors:
-    tensors = fresh_adapter(engine.shapes(), key, "test", 16, "fedavg")
-    return {**tensors, **engine.fresh_head()}
-
-
 def train(world: World, key: str, records: list[Record], steps: int = 120, lr: float = 1e-2) -> AdapterState:
     """Fine-tune a fresh adapter on records."""
-    start = AdapterState(fresh(world.engine, key), 32.0)
+    start = AdapterState(world.fresh(key), 32.0)
     load(world.engine, start)
     batches = keyed_batches(key, "train", len(records), 16, steps)
     world.engine.train(world.rows(records), batches, [lr * (1 - i / steps) for i in range(steps)])
@@ -82,8 +80,8 @@ def train(world: World, key: str, records: list[Record], steps: int = 120, lr: f
 def make_world() -> World:
     config = tiny()
     deterministic(1)  # two threads for a base of this size only wait for each other
-    engine = TorchEngine(config, unpack_base(make_base(config, PUBLIC)))
-    world = World(config, engine, AdapterState({}, 32.0), [])
+    base = unpack_base(make_base(config, PUBLIC))
+    world = World(config, base, TorchEngine(config, base), AdapterState({}, 32.0), [])
     world.old = train(world, "old", [*FORGET, *RETAIN])
     world.retrained = [train(world, key, RETAIN) for key in ("old", "second")]
     return world

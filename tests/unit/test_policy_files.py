@@ -100,7 +100,8 @@ def test_a_measured_game_comes_back_and_a_changed_surface_does_not(tmp_path: Pat
         SurfacePoint.at_rank((a, b), 8, 0.2 + 0.3 * a + 0.2 * b) for a in (0.0, 1.0) for b in (0.0, 1.0)
     )
     MeasuredSurface(names, "accuracy", points, {"model": "test"}).save(tmp_path / "measured.json")
-    game = build_game(Config(), ParticipationConfig(horizon=2), RECORDS, str(tmp_path / "measured.json"))
+    settings = ParticipationConfig(horizon=2, surface=str(tmp_path / "measured.json"))
+    game = build_game(Config(), settings, RECORDS)
     save_game(game, tmp_path / "kept")
     assert load_game(tmp_path / "kept").digest() == game.digest()
     text = (tmp_path / "kept" / "surface.json").read_text()
@@ -152,7 +153,7 @@ def test_an_uncovered_rank_is_refused(tmp_path: Path):
     points = tuple(SurfacePoint.at_rank((a, b), 4, 0.5) for a in (0.0, 1.0) for b in (0.0, 1.0))
     MeasuredSurface(tuple(RECORDS), "accuracy", points, {}).save(tmp_path / "four.json")
     with pytest.raises(TrustChainError, match=r"rank 8 was not measured"):
-        build_game(Config(), ParticipationConfig(), RECORDS, str(tmp_path / "four.json"))
+        build_game(Config(), ParticipationConfig(surface=str(tmp_path / "four.json")), RECORDS)
 
 
 def test_judged_by_the_oracles(game: GameConfig):

@@ -11,7 +11,8 @@ from trustchain_ray.errors import UsageError
 
 if TYPE_CHECKING:
     from trustchain_ray.config import Config
-    from trustchain_ray.measure.surface import Measured, Settings
+    from trustchain_ray.measure.bench import Settings
+    from trustchain_ray.measure.surface import Measured
 
 EXAMPLES = """examples:
   trustchain measure -c configs/quickstart.yaml --ranks 4,8,16 --coalitions 24 --out surfaces/quickstart.json
@@ -65,8 +66,9 @@ def run(arguments: argparse.Namespace) -> int:
         A wrong flag, key or value: nothing was trained.
     """
     from trustchain_ray.config_files import load_config
+    from trustchain_ray.measure.bench import Settings
     from trustchain_ray.measure.store import Store, free_name
-    from trustchain_ray.measure.surface import Settings, measure, write
+    from trustchain_ray.measure.surface import measure, write
 
     if arguments.resume:
         if arguments.config or arguments.overrides or arguments.out:
@@ -106,9 +108,9 @@ def settings_of(arguments: argparse.Namespace, config: "Config", begun: "Setting
     UsageError
         A value that cannot be.
     """
+    from trustchain_ray.measure.bench import MERGING, Settings
     from trustchain_ray.measure.estimate import METRICS
     from trustchain_ray.measure.grid import parse_efforts, parse_ranks
-    from trustchain_ray.measure.surface import MERGING, Settings
 
     steps = config.federation.local_steps
     given: dict[str, Any] = {

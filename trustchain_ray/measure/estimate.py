@@ -14,10 +14,11 @@ METRICS = ("accuracy", "token_accuracy", "likelihood")
 PRIOR_DEGREES = 4  # of freedom: how much the pooled variance of training counts beside a point's own
 
 HOW = (
-    "standard_error is the root of the sum of two squares: standard_error_training, the standard error of the mean "
-    "over repeats (other keys; the variance of a point is moderated towards the mean variance of its rank, prior of "
-    f"{PRIOR_DEGREES} degrees of freedom), and standard_error_records, a delete-one-block jackknife over validation "
-    "records in up to 20 keyed blocks"
+    "standard_error is the root of the sum of two squares. standard_error_training: of the mean over repeats (other "
+    "keys); the variance of a point is moderated towards the mean variance of its rank, with a prior of "
+    f"{PRIOR_DEGREES} degrees of freedom; counted as 0 with one repeat, which does not tell it; of a predicted point, "
+    "the kriging error. standard_error_records: a delete-one-block jackknife over validation records in up to 20 keyed "
+    "blocks"
 )
 
 Blocks = Sequence[Mapping[str, Any]]

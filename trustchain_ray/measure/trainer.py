@@ -18,7 +18,7 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from trustchain_ray.config import Config
-from trustchain_ray.data import load_holdings
+from trustchain_ray.data import Record, load_holdings
 from trustchain_ray.errors import TrustChainError
 from trustchain_ray.measure.simulation import Simulation, at_rank, repeat_key
 from trustchain_ray.measure.validation import data_digest, validation_blocks
@@ -32,16 +32,20 @@ class Trainer:
     """One process with one resident model, rebuilt when the rank changes."""
 
     def __init__(self, config: Config, names: list[str], source: str) -> None:
-        self.config, self.names = config, names
-        self.records = {name: load_holdings(config, name).train for name in names}
-        self.blocks = validation_blocks(config, source, names)
+        self.config, self.names, self.source = config, names, source
+        self.records: dict[str, list[Record]] = {}
+        self.blocks: list[list[Record]] = []
         self.base: Any = None
         self.worker: Worker | None = None
         self.current = 0  # rank of the worker
 
     def call(self, base: Any, method: str, *arguments: Any) -> Result:
-        """Call a method with the base in place: a reference to it in the constructor would not survive a restart."""
+        """Call a method with base and records in place. A reference to the base in the constructor would not survive a
+        restart, and an error there would hide what is wrong with a record."""
         self.base = base
+        if not self.blocks:
+            self.records = {name: load_holdings(self.config, name).train for name in self.names}
+            self.blocks = validation_blocks(self.config, self.source, self.names)
         return dict(getattr(self, method)(*arguments))
 
     def describe(self) -> Result:
@@ -191,7 +195,7 @@ def _get(reference: Any, what: str) -> Any:
     except RayTaskError as error:
         cause = error.cause if isinstance(error.cause, Exception) else error
         if isinstance(cause, TrustChainError):
-            raise type(cause)(f"{what}: {cause}" if not str(cause).startswith("measure") else str(cause)) from None
+            raise type(cause)(f"{what}: {cause}") from None
         raise TrustChainError(f"{what}: {str(cause).strip().splitlines()[-1]}") from None
     except RayActorError as error:
         raise TrustChainError(f"{what}: its process died: {str(error).strip().splitlines()[0]}") from None

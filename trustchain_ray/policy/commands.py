@@ -107,7 +107,9 @@ def _train(arguments: argparse.Namespace) -> dict[str, Any]:
         if not arguments.config:
             raise UsageError("name a configuration: trustchain policy train -c configs/quickstart.yaml")
         config = load_config(arguments.config, arguments.overrides)
-        game = build_game(config, config.participation, record_counts(config), arguments.surface)
+        if arguments.surface:
+            config.participation.surface = os.path.abspath(arguments.surface)
+        game = build_game(config, config.participation, record_counts(config))
         path = Path(arguments.out) if arguments.out else new_run(config.run.dir, f"{config.run.name}-policy")
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise UsageError(f"{path} exists already; go on with it by --resume {path}, or choose another --out")

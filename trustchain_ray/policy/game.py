@@ -28,9 +28,7 @@ def record_counts(config: Config) -> dict[str, int]:
     return {name: len(load_holdings(config, name).train) for name in organization_names(config)}
 
 
-def build_game(
-    config: Config, settings: ParticipationConfig, records: Mapping[str, int], surface: str | None = None
-) -> GameConfig:
+def build_game(config: Config, settings: ParticipationConfig, records: Mapping[str, int]) -> GameConfig:
     """Return the game that the organizations of a configuration play.
 
     Parameters
@@ -41,8 +39,6 @@ def build_game(
         Section `participation`.
     records
         Training records of each organization; see `record_counts`.
-    surface
-        A measured surface; None for `settings.surface`, and where that is empty the closed form.
 
     Raises
     ------
@@ -58,13 +54,12 @@ def build_game(
             f"there are {', '.join(records)}"
         )
     terms = {name: settings.organizations.get(name, settings.terms) for name in records}
-    path = settings.surface if surface is None else surface
     try:
         organizations = tuple(_organization(name, records[name], one) for name, one in terms.items())
         reward = settings.reward or sum(one.value for one in terms.values())
         game = GameConfig(
             organizations=organizations,
-            surface=MeasuredSurface.load(path) if path else _closed_form(config, settings, organizations),
+            surface=_surface(config, settings, organizations),
             payoff=Payoff(settings.payoff),
             reward=reward,
             horizon=settings.horizon or config.federation.rounds,
@@ -133,9 +128,11 @@ def _organization(name: str, records: int, terms: TermsConfig) -> OrganizationTy
     )
 
 
-def _closed_form(
+def _surface(
     config: Config, settings: ParticipationConfig, organizations: tuple[OrganizationType, ...]
-) -> ClosedFormSurface:
+) -> ClosedFormSurface | MeasuredSurface:
+    if settings.surface:
+        return MeasuredSurface.load(settings.surface)
     rank = max(settings.ranks or [config.model.lora.rank])
     effective = sum(one.data_quality * one.records for one in organizations) * rank / (rank + settings.rank_half)
     # 1 - exp(-3) is 95 %.

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from envs import GameConfig
+from envs import GameConfig, GameError
 from envs.best_response import policies_nash_conv
 from envs.dynamics import Dynamics
 from envs.stage_game import stage_game
@@ -26,7 +26,7 @@ from trustchain_ray.keys import derive
 from trustchain_ray.policy.q_policies import QPolicies
 from trustchain_ray.policy.settings import LearningConfig
 
-CHECKPOINTS, CURVE, EVENTS = "checkpoints", "curve.json", "tensorboard"
+CHECKPOINTS, CURVE, BEST, EVENTS = "checkpoints", "curve.json", "best", "tensorboard"
 Progress = Callable[[str], None]
 
 
@@ -37,7 +37,8 @@ class Learned:
     Attributes
     ----------
     policies
-        The greedy policies after the last update.
+        The greedy policies of the iteration with the lowest NashConv, of the latest where several share it: learners
+        that all adapt at once keep moving around an equilibrium, and the game is known, so each stop can be judged.
     curve
         (rounds played, NashConv over the payoff range) after every iteration.
     env_steps_per_second
@@ -65,7 +66,7 @@ def learn(
     key
         `run.key`; same key and settings, same policies.
     folder
-        Gets `checkpoints/`, `curve.json` and TensorBoard event files.
+        Gets `checkpoints/` and TensorBoard event files.
     progress
         Called with one line an iteration.
     resume
@@ -74,7 +75,7 @@ def learn(
     Raises
     ------
     TrustChainError
-        The values became infinite, or a checkpoint does not fit.
+        The Q-values became infinite, a checkpoint cannot be read, or the horizon is too long to judge policies.
     """
     # RLlib's modules import torch, TensorFlow stubs and a hundred files: only who learns pays for it.
     import torch
@@ -91,7 +92,7 @@ def learn(
             config = dqn_config(game, settings, derive(key, "policy", settings.seed))
             algorithm = config.build_algo()
         assert isinstance(algorithm, GameDQN)
-        curve = _restore(algorithm, folder) if resume else []
+        curve, best = _restore(algorithm, game, folder) if resume else ([], None)
         if curve:
             progress(f"going on after {curve[-1][0]} of {settings.env_steps} rounds of the game")
         start, learning = algorithm.env_steps, 0.0
@@ -101,17 +102,20 @@ def learn(
                 result = algorithm.train()
             learning += time.perf_counter() - since
             policies = algorithm.greedy()
-            found = max(0.0, policies_nash_conv(dynamics, policies.policies()).relative)
+            found = _nash_conv(dynamics, policies)
+            if best is None or found <= min(value for _, value in curve):
+                best = policies
             curve.append((algorithm.env_steps, found))
             _write_events(events, result, found, algorithm.env_steps)
-            _save(algorithm, folder, curve)
+            _save(algorithm, best, folder, curve)
             rate = (algorithm.env_steps - start) / learning
             progress(
                 f"{algorithm.env_steps}/{settings.env_steps} rounds of the game  NashConv {found:.2%}  "
                 f"{rate:,.0f} rounds/s"
             )
         played = algorithm.env_steps - start
-        return Learned(algorithm.greedy(), curve, played / learning if played else 0.0)
+        assert best is not None
+        return Learned(best, curve, played / learning if played else 0.0)
     finally:
         events.close()
         if algorithm is not None:
@@ -122,7 +126,14 @@ def learn(
         torch.set_num_threads(threads)
 
 
-def _save(algorithm: Any, folder: Path, curve: list[tuple[int, float]]) -> None:
+def _nash_conv(dynamics: Dynamics, policies: QPolicies) -> float:
+    try:
+        return max(0.0, policies_nash_conv(dynamics, policies.policies()).relative)
+    except GameError as error:
+        raise TrustChainError(f"{error}. The key is participation.horizon") from None
+
+
+def _save(algorithm: Any, best: QPolicies, folder: Path, curve: list[tuple[int, float]]) -> None:
     """Write a checkpoint whole or not at all, and drop the one before."""
     checkpoints = folder / CHECKPOINTS
     whole, part = checkpoints / f"{algorithm.env_steps:010d}", checkpoints / "part"
@@ -133,6 +144,7 @@ def _save(algorithm: Any, folder: Path, curve: list[tuple[int, float]]) -> None:
     buffer = algorithm.local_replay_buffer.get_state()
     with open(part / "buffer.npz", "wb") as file:
         np.savez(file, next=np.array(buffer["next"]), **buffer["rows"])
+    best.save(part / BEST)
     (part / CURVE).write_text(json.dumps(curve), encoding="utf-8")
     for path in part.rglob("*"):
         if path.is_file():
@@ -151,11 +163,11 @@ def _checkpoints(folder: Path) -> list[Path]:
     return sorted(path for path in (folder / CHECKPOINTS).glob("[0-9]*") if path.is_dir())
 
 
-def _restore(algorithm: Any, folder: Path) -> list[tuple[int, float]]:
-    """Take up the last whole checkpoint; return the learning curve up to it, empty where there is none."""
+def _restore(algorithm: Any, game: GameConfig, folder: Path) -> tuple[list[tuple[int, float]], QPolicies | None]:
+    """Take up the last whole checkpoint; return the curve and the best policies so far, if there is one."""
     found = _checkpoints(folder)
     if not found:
-        return []
+        return [], None
     try:
         with _quiet():
             algorithm.restore_from_path(os.fspath(found[-1] / "rllib"))
@@ -167,7 +179,7 @@ def _restore(algorithm: Any, folder: Path) -> list[tuple[int, float]]:
         raise TrustChainError(
             f"checkpoint {found[-1]} cannot be read ({type(error).__name__}: {error}); delete it to begin again"
         ) from error
-    return [(int(steps), float(value)) for steps, value in curve]
+    return [(int(steps), float(value)) for steps, value in curve], QPolicies.load(found[-1] / BEST, game)
 
 
 def _write_events(events: Any, result: dict[str, Any], nash_conv: float, step: int) -> None:

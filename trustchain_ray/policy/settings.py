@@ -30,7 +30,7 @@ class TermsConfig:
 
 @dataclass
 class LearningConfig:
-    env_steps: int = _f(64_000, "Rounds of the game to learn from, all organizations acting in each.")
+    env_steps: int = _f(48_000, "Rounds of the game to learn from, all organizations acting in each.")
     games: int = _f(64, "Games that are played side by side.")
     updates: int = _f(8, "Learner updates after one episode of all games.")
     batch_size: int = _f(128, "Rounds of an update, drawn uniformly from the buffer.")
@@ -40,7 +40,7 @@ class LearningConfig:
     lr: float = _f(1e-3, "Learning rate in the first half.")
     lr_end: float = _f(1e-4, "Learning rate at the end; it falls linearly over the second half.")
     epsilon: float = _f(0.5, "Share of rounds in which one organization tries a random action.")
-    random_starts: float = _f(0.25, "Share of games that are played at random up to a random round.")
+    random_starts: float = _f(0.75, "Share of games that are played at random up to a random round.")
     target_every: int = _f(2_000, "Rounds between updates of the target network.")
     iterations: int = _f(20, "Checkpoints, and points of the learning curve.")
     seed: int = _f(0, "Which of several learnings under one `run.key`.")

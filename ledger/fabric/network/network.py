@@ -127,7 +127,13 @@ class Network:
         return network
 
     def restart(self) -> None:
-        """Start what does not run, with the data that it had; returns when records are committed."""
+        """Start what does not run, with the data that it had; returns when records are committed.
+
+        Raises
+        ------
+        LedgerError
+            A program is missing, or the nodes commit nothing within a minute.
+        """
         _programs(self._bin)
         self._start_all()
         self.wait()

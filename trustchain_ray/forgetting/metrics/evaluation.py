@@ -10,6 +10,7 @@ from trustchain_ray.adapter import LORA_A
 from trustchain_ray.engines.torch_engine import TorchEngine
 from trustchain_ray.errors import TrustChainError
 from trustchain_ray.forgetting.metrics import agreement, roc, tofu
+from trustchain_ray.forgetting.metrics.inputs import Values
 from trustchain_ray.forgetting.metrics.measuring import Measured, Results, Settings, attacks, measure, summary
 from trustchain_ray.forgetting.metrics.quantisation import quantised
 from trustchain_ray.forgetting.metrics.questions import Question
@@ -62,10 +63,11 @@ def evaluate_forgetting(
     Returns
     -------
     dict with `task`, `records` (numbers by set), `model` and `retrained` (a list): means by set, `membership`,
-    `model_utility`, `canaries`, `quantised`, `relearn`; and against the references: `forget_quality` and
-    `tug_of_war` (one of each), `equivalence` (by metric, against their mean of each record), `privacy_leakage`,
-    `relearn_ratio` (None where a model did not relearn). What cannot be measured is left out: ROUGE, truth
-    ratios and memorisation of a classification, truth ratios without wrong answers, membership without holdout.
+    `model_utility` with its `utility_parts`, `canary_test`, `quantised`, `relearn`; and against the references:
+    `forget_quality` and `tug_of_war` (one of each), `equivalence` (by metric, against their mean of each record),
+    `privacy_leakage`, `relearn_ratio` (None where a model did not relearn). What cannot be measured is left out:
+    ROUGE, truth ratios and memorisation of a classification, truth ratios without wrong answers, membership
+    without holdout.
 
     Raises
     ------
@@ -81,6 +83,9 @@ def evaluate_forgetting(
         "forget": sets.forget, "retain": sets.retain, "holdout": sets.holdout, "population": sets.population,
         **sets.others, "canaries": sets.canaries, "twins": sets.twins,
     }  # fmt: skip
+    reserved = sorted(set(sets.others) & {"forget", "retain", "holdout", "population", "canaries", "twins"})
+    if reserved:
+        raise TrustChainError(f"evaluate_forgetting: a further set cannot be named {reserved[0]!r}; rename it")
     groups = {name: group for name, group in groups.items() if group}
     load(engine, _base(engine, model))
     base = {name: score(engine, [q.row for q in groups[name]], settings.batch) for name in groups}
@@ -92,14 +97,14 @@ def evaluate_forgetting(
     results = []
     for i, state in enumerate(states):
         references = [m.scores for j, m in enumerate(measured) if j > 0 and j != i]
-        result = summary(measured[i], groups, settings)
+        result = summary(measured[i])
         if "holdout" in groups:
             result["membership"] = attacks(engine, measured[i].scores, base, references or [base], groups, settings)
         for kind in settings.quantisations:
             load(engine, state)
             with quantised(engine, kind):
                 rounded = measure(engine, groups, settings)
-            result.setdefault("quantised", {})[kind] = summary(rounded, groups, settings)
+            result.setdefault("quantised", {})[kind] = summary(rounded)
         results.append(result)
     out: Results = {
         "task": engine.adapter.task,
@@ -143,17 +148,26 @@ def _comparison(measured: Sequence[Measured], settings: Settings) -> Results:
 
     out["tug_of_war"] = [agreement.tug_of_war(accuracies(model), accuracies(reference)) for reference in references]
     out["equivalence"] = {}
-    for metric in ("loss", "probability", "truth_ratio", "rouge"):
-        if metric not in own or len(own[metric]) < 2:
+    for metric in ("loss", "probability", "log_truth_ratio", "rouge"):
+        found = [_of_forgotten(each, metric) for each in measured]
+        if found[0] is None or len(found[0]) < 2:
             continue
-        others = np.stack([reference.values["forget"][metric] for reference in references])
+        others = np.stack([each for each in found[1:] if each is not None])
         margin = settings.margins.get(metric)
         if margin is None and len(references) > 1 and others.mean(1).std(ddof=1) > 0:
             margin = agreement.seed_margin(others.mean(1))
         if margin is not None:
-            test = agreement.paired_equivalence(own[metric], others.mean(0), margin)
+            test = agreement.paired_equivalence(found[0], others.mean(0), margin)
             out["equivalence"][metric] = dataclasses.asdict(test)
     return out
+
+
+def _of_forgotten(measured: Measured, metric: str) -> Values | None:
+    """A metric of each forgotten record; truth ratios as logarithms, since a few large ones would rule their mean."""
+    values = measured.values["forget"]
+    if metric == "log_truth_ratio":
+        return np.log(values["truth_ratio"]) if "truth_ratio" in values else None
+    return values.get(metric)
 
 
 def _relearn(
@@ -168,7 +182,7 @@ def _relearn(
     """Relearn times of the model and of each reference, and their ratios."""
     rows = [q.row for q in forget]
     load(engine, old)
-    target = float(losses(score(engine, rows)).mean())
+    target = float(losses(score(engine, rows)).mean()) + settings.slack
     times: list[RelearnTime] = [relearn_time(engine, s, rows, target, key, settings=settings) for s in states]
     for result, time in zip([out["model"], *out["retrained"]], times, strict=True):
         result["relearn"] = {"steps": time.steps, "losses": list(time.losses)}

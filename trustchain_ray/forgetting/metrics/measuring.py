@@ -23,6 +23,7 @@ from trustchain_ray.forgetting.metrics.tofu import model_utility
 Results = dict[str, Any]
 Groups = Mapping[str, Sequence[Question]]
 NOT_USEFUL = ("forget", "holdout", "population", "canaries", "twins")  # sets that no utility is taken of
+WITHOUT_ROUGE = ("population", "canaries", "twins")
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,8 @@ class Settings:
     min_k : share of tokens of Min-K% and Min-K%++ (open-unlearning's TOFU recipe takes 0.4).
     false_positive_rates : at which true-positive rates are given.
     confidence : of all intervals.
-    margins : equivalence margins by metric (`loss`, `probability`, `truth_ratio`, `rouge`); where one is missing
-        it is twice the standard deviation between the retrained references, if there are at least two.
+    margins : equivalence margins by metric (`loss`, `probability`, `log_truth_ratio`, `rouge`); where one is
+        missing it is twice the standard deviation between the retrained references, if there are at least two.
     quantisations : a selection of `int8` and `nf4`.
     relearning : how relearn time is measured; None leaves it out.
     batch : rows of a forward pass.
@@ -61,6 +62,7 @@ class Measured:
 
 
 def measure(engine: TorchEngine, groups: Groups, settings: Settings) -> Measured:
+    """Measure the loaded adapter on every set; ROUGE is left out where no text is looked at one by one."""
     scores, by_set = {}, {}
     causal = engine.adapter.task == "causal"
     for name, group in groups.items():
@@ -72,7 +74,7 @@ def measure(engine: TorchEngine, groups: Groups, settings: Settings) -> Measured
             continue
         values["exact_memorisation"] = exact_memorisation(found)
         values["extraction_strength"] = extraction_strength(found)
-        if settings.new_tokens:
+        if settings.new_tokens and name not in WITHOUT_ROUGE:
             said = generate(engine, [q.row for q in group], settings.new_tokens, settings.batch)
             values["rouge"] = rouge_l_recall(said, [q.answer for q in group])
         if all(q.wrong for q in group):
@@ -92,26 +94,24 @@ def _add_truth(
     values["probability_among"] = likelihood.probability_among(loss, wrong)
 
 
-def summary(measured: Measured, groups: Groups, settings: Settings) -> Results:
+def summary(measured: Measured) -> Results:
     """Means by set, model utility, and the test of canaries."""
     out: Results = {}
     for name, values in measured.values.items():
         means = {metric: float(array.mean()) for metric, array in values.items() if metric != "truth_ratio"}
         if "truth_ratio" in values:
-            means["forgotten_truth"] = likelihood.forgotten_truth(values["truth_ratio"])
-            means["retained_truth"] = likelihood.retained_truth(values["truth_ratio"])
+            mean = likelihood.forgotten_truth if name == "forget" else likelihood.retained_truth
+            means["truth_ratio"] = mean(values["truth_ratio"])
         out[name] = means
     parts: dict[str, float] = {}
-    for name in [name for name in groups if name not in NOT_USEFUL]:
-        means = out[name]
-        shown = "probability" if name == "retain" else "probability_among"
-        parts |= {f"{name} {metric}": means[metric] for metric in (shown, "rouge", "retained_truth") if metric in means}
-        if "accuracy" in means:
-            parts[f"{name} accuracy"] = means["accuracy"]
+    for name in [name for name in measured.values if name not in NOT_USEFUL]:
+        probability = "probability" if name == "retain" else "probability_among"
+        shown = (probability, "rouge", "truth_ratio", "accuracy")
+        parts |= {f"{name} {metric}": out[name][metric] for metric in shown if metric in out[name]}
     if parts:
         out["model_utility"] = model_utility(parts)
         out["utility_parts"] = parts
-    if "canaries" in groups:
+    if "canaries" in measured.values:
         of_sets = [measured.values[name]["loss"] for name in ("canaries", "twins")]
         out["canary_test"] = dataclasses.asdict(canary_test(*of_sets))
     return out

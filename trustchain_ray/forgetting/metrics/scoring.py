@@ -16,7 +16,10 @@ from trustchain_ray.rows import TokenRow
 
 @dataclass(frozen=True)
 class AdapterState:
-    """What an engine loads: tensors by PEFT name, alpha, and the residual of a form that has one."""
+    """What an engine loads: tensors by PEFT name, alpha, and the residual of a form that has one.
+
+    A frozen A may be left out if it was loaded into the engine once.
+    """
 
     tensors: Tensors
     alpha: float
