@@ -65,6 +65,22 @@ def private_chain(config: Config, run: str) -> PrivateChain | None:
     )
 
 
+def preflight(config: Config) -> None:
+    """Find out before a run starts what would keep it from its chains; asks no node.
+
+    Raises
+    ------
+    LedgerError
+        A library, a key, a profile or an MSP folder is missing or cannot be used.
+    """
+    if config.ledger.public.kind == "rpc":
+        node_address(config.ledger.public.rpc_url)
+        signer(config.ledger.public)
+    private = private_chain(config, "preflight")
+    if private is not None:
+        private.close()
+
+
 def signer(settings: PublicChainConfig) -> Signer:
     """The account that pays and anchors: of a keystore file, of a signing hook, or of the environment."""
     from ledger.keys_ethereum import open_signer

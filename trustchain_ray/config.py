@@ -16,6 +16,8 @@ from ledger.identity import COORDINATOR, check_name
 from trustchain_ray.errors import UsageError
 from trustchain_ray.policy import settings
 from trustchain_ray.policy.settings import ParticipationConfig
+from trustchain_ray.sweep import settings as sweep_settings
+from trustchain_ray.sweep.settings import SweepConfig
 
 
 def _f(default: Any, doc: str, *, path: bool = False, entries: type | None = None) -> Any:
@@ -219,6 +221,7 @@ class Config:
     training: TrainingConfig = _f(TrainingConfig, "Local training.")
     federation: FederationConfig = _f(FederationConfig, "Rounds, cohorts and merging.")
     participation: ParticipationConfig = _f(ParticipationConfig, "The game of taking part.")
+    sweep: SweepConfig = _f(SweepConfig, "Grids of configurations.")
     trust: TrustConfig = _f(TrustConfig, "Checks on updates.")
     resources: ResourcesConfig = _f(ResourcesConfig, "Ray actors and their resources.")
     ledger: LedgerConfig = _f(LedgerConfig, "The log and its anchors.")
@@ -240,6 +243,7 @@ CHOICES = {
     "ledger.private.kind": ("sqlite", "fabric"),
     "ledger.public.kind": ("embedded", "rpc", "none"),
     **settings.CHOICES,
+    **sweep_settings.CHOICES,
 }
 BASELINES = ("isolated", "centralised")
 RESERVED = (COORDINATOR, "centralised")
@@ -296,6 +300,7 @@ RANGES: tuple[tuple[str, float | None, float | None], ...] = (
     ("ledger.public.confirmations", 1, None),
     ("ledger.public.max_fee_gwei", 0, None),
     *settings.RANGES,
+    *sweep_settings.RANGES,
 )
 
 
@@ -353,6 +358,8 @@ def _containers(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]
 
 def _fits(value: Any, hint: Any) -> bool:
     kind, inner = get_origin(hint) or hint, get_args(hint)
+    if kind is Any:
+        return True
     if kind is list:
         return isinstance(value, list) and all(_fits(item, inner[0]) for item in value)
     if kind is dict:
@@ -431,6 +438,7 @@ def _inconsistencies(c: Config) -> Iterator[str]:
         if c.federation.participation == kind and not getattr(c.participation, key):
             yield f"participation.{key}: `federation.participation: {kind}` needs it"
     yield from settings.problems(c.participation)
+    yield from sweep_settings.problems(c.sweep)
     yield from _chain_problems(c.ledger)
     if c.training.engine == "torch" and c.resources.mode == "dedicated" and c.resources.workers > 1:
         yield "resources.workers: the torch engine is one process; several ranks need deepspeed"

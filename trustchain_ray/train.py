@@ -10,6 +10,7 @@ from typing import Any
 
 import ray
 
+from trustchain_ray.chains import preflight
 from trustchain_ray.cluster import cluster
 from trustchain_ray.compare import (
     collect,
@@ -42,6 +43,7 @@ def train(config: Config, folder: str | None, progress: Progress) -> dict[str, A
     TrustChainError
         Anything the person who runs it can act on. Finished rounds are kept; :func:`resume` goes on from them.
     """
+    preflight(config)
     path = Path(folder) if folder else new_run(config.run.dir, config.run.name)
     names = organization_names(config)
     if config.run.keystore:  # a resume from another folder finds the same keys

@@ -16,6 +16,7 @@ from envs.errors import GameError
 from envs.game import GameConfig
 from envs.oracles import budget_balance, payoff_range, price_of_anarchy, pure_equilibria, welfare_optimum
 from envs.stage_game import stage_game
+from trustchain_ray.errors import TrustChainError
 from trustchain_ray.keys import generator
 
 DRAWS = 10  # random plans that the row `random` is the mean of
@@ -38,15 +39,23 @@ def assess(game: GameConfig, learned: Sequence[Policy], key: bytes | str, max_na
     Returns
     -------
     Plain values for JSON: the oracles of the stage game, one row a kind of policy (see `play`), `accepted`.
+
+    Raises
+    ------
+    TrustChainError
+        A policy that is none, or a horizon too long to follow every deviation.
     """
     dynamics = Dynamics(stage_game(game))
-    rows = {"learned": play(dynamics, learned)}
-    for name in BASELINES:
-        draws = [
-            play(dynamics, baseline_policies(name, dynamics.stage, generator(key, "baseline", draw)))
-            for draw in range(DRAWS if name == "random" else 1)
-        ]
-        rows[name] = _mean(draws)
+    try:
+        rows = {"learned": play(dynamics, learned)}
+        for name in BASELINES:
+            draws = [
+                play(dynamics, baseline_policies(name, dynamics.stage, generator(key, "baseline", draw)))
+                for draw in range(DRAWS if name == "random" else 1)
+            ]
+            rows[name] = _mean(draws)
+    except GameError as error:
+        raise TrustChainError(str(error)) from None
     found = rows["learned"]["nash_conv"]
     return {
         "game": game.digest(),

@@ -67,6 +67,9 @@ class ParticipationConfig:
     organizations: dict[str, TermsConfig] = _f(
         {}, "Organizations with terms of their own, all of them given anew.", entries=TermsConfig
     )
+    cost_spread: float = _f(
+        0.0, "Spread h of unit costs: evenly from 1 - h to 1 + h times the terms', in an order drawn by run.key."
+    )
     policy: str = _f("", "Folder of learned policies, for `federation.participation: learned`.", path=True)
     schedule: str = _f("", "Schedule file, or run directory, for `federation.participation: file`.", path=True)
     settle_every: int = _f(
@@ -90,6 +93,7 @@ RANGES: tuple[tuple[str, float | None, float | None], ...] = (
     ("participation.steepness", 0, None),
     ("participation.rank_half", 0, None),
     ("participation.max_nash_conv", 0, None),
+    ("participation.cost_spread", 0, 1),
     ("participation.terms.data_quality", 0, 1),
     ("participation.terms.unit_cost", 0, None),
     ("participation.terms.value", 0, None),
