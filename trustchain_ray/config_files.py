@@ -57,7 +57,9 @@ def load_config(files: list[str], overrides: list[str]) -> Config:
         _check_keys(values, Config, "", where)
         try:
             resolved = OmegaConf.to_container(OmegaConf.create(values), resolve=True)
-            merged = OmegaConf.merge(merged, _resolve_paths(resolved, Config, folder))
+            resolved = _resolve_paths(resolved, Config, folder)
+            _resolve_parameters(resolved, folder)
+            merged = OmegaConf.merge(merged, resolved)
         except OmegaConfBaseException as error:
             key = f"{error.full_key}: " if getattr(error, "full_key", None) else ""
             raise UsageError(f"{where}: {key}{str(error).splitlines()[0]}") from None
@@ -135,6 +137,8 @@ def _nearest(prefix: str, key: str, siblings: list[str]) -> str:
 
 def _resolve_paths(values: Any, schema: type, folder: Path) -> Any:
     """Make relative paths absolute where the file stands beside the YAML file."""
+    if not isinstance(values, dict):
+        return values
     known = {item.name: item for item in fields(schema)}
     out: dict[str, Any] = {}
     for key, value in values.items():
@@ -147,6 +151,24 @@ def _resolve_paths(values: Any, schema: type, folder: Path) -> Any:
             value = _absolute(value, folder)
         out[key] = value
     return out
+
+
+def _resolve_parameters(values: dict[str, Any], folder: Path) -> None:
+    """Make the relative paths among the values of a sweep's dotted parameters absolute, in place."""
+    parameters = values.get("sweep", {}).get("parameters")
+    for key, given in parameters.items() if isinstance(parameters, dict) else ():
+        if isinstance(given, list):
+            parameters[key] = [_resolve_one(str(key).split("."), value, folder) for value in given]
+
+
+def _resolve_one(path: list[str], value: Any, folder: Path) -> Any:
+    values = value
+    for part in reversed(path):
+        values = {part: values}
+    values = _resolve_paths(values, Config, folder)
+    for part in path:
+        values = values[part]
+    return values
 
 
 def _absolute(value: str, folder: Path) -> str:

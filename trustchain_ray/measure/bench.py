@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import ray
+from omegaconf import OmegaConf
 
 from envs.surface import SurfacePoint
 from ledger.canonical import sha256_hex
@@ -253,7 +254,7 @@ def _identity(config: Config, made: Result) -> Result:
 
 
 def config_digest(config: Config) -> str:
-    """SHA-256 of the configuration without what changes no number (names, places, resources, ledger) and without the
+    """SHA-256 of the configuration without what changes no number (names, places, resources, ledger, sweeps) and without the
     places of records and base, which have digests of their own."""
     run = type(config.run)(key=config.run.key)
     labels = {name: SourceConfig(labels=source.labels) for name, source in config.data.organizations.items()}
@@ -262,7 +263,9 @@ def config_digest(config: Config) -> str:
     parts = dataclasses.replace(
         config, run=run, model=model, data=data, resources=type(config.resources)(), ledger=type(config.ledger)()
     )
-    return sha256_hex(to_yaml(parts).encode())
+    values = OmegaConf.create(to_yaml(parts))
+    del values["sweep"], values["participation"]["cost_spread"]
+    return sha256_hex(OmegaConf.to_yaml(values).encode())
 
 
 def _mean_costs(results: list[Result]) -> dict[str, float]:

@@ -170,10 +170,11 @@ def table(measured: "Measured", out: Path) -> str:
             f"{'-' if seconds is None else f'{seconds:.1f}':>9}{'-' if size is None else f'{size:.0f}':>12}"
             + "".join(f"{value:>+{width}.4f}" for value in found["values"].values())
         )
-    method = next(iter(measured.contributions.values()))["method"]
+    first = next(iter(measured.contributions.values()))
     summary = measured.summary
     lines += [
-        f"columns of names: Shapley values ({method}) of {surface.metric} at full effort",
+        f"columns of names: Shapley values ({first['method']}) of {surface.metric} at full effort, from "
+        f"{first['evaluations']} coalitions, {first['predicted']} of them predicted",
         "",
         f"surface  {out}  {summary['points']} points, {summary['measured']} measured ({summary['mode']}), "
         f"validated on {summary['validated_on']}",

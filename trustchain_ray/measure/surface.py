@@ -123,21 +123,28 @@ def _error(point: SurfacePoint, part: str) -> float:
     return float(point.measurements[f"standard_error_{part}"] or 0.0)
 
 
-def _contributions(
-    at: Bench, table: Table, model: Kriging | None, rank: int
-) -> Result:
-    """Shapley values of the organizations at full effort and one rank: exact up to eight, GTG-Shapley beyond."""
+def _contributions(at: Bench, table: Table, model: Kriging | None, rank: int) -> Result:
+    """Shapley values of the organizations at full effort and one rank: exact up to eight, GTG-Shapley beyond.
+
+    Merges that the surface does not list are valued for it; federations that were not measured are predicted.
+    """
     settings, count = at.settings, len(at.names)
     top, out = settings.efforts[-1], Fraction(0)
+    if settings.mode == "merged" and count <= EXACT_LIMIT:  # all of them are needed: side by side
+        corners = joint_efforts(at.names, (out, top), "all", at.config.run.key)
+        at.value([Point(efforts, rank, repeat) for efforts in corners for repeat in range(settings.repeats)])
+    predicted = 0
 
     def value(coalition: Coalition) -> float:
+        nonlocal predicted
         efforts = tuple(top if i in coalition else out for i in range(count))
         point = table.get((efforts, rank if coalition else 0))
-        if point is not None:
+        if point is not None and point.measurements["measured"]:
             return point.quality
         if settings.mode == "merged":
             return at.quality(efforts, rank)
         assert model is not None  # all were measured otherwise
+        predicted += 1
         return float(model.predict(np.array([efforts], float), rank)[0][0])
 
     seed = int.from_bytes(derive(at.config.run.key, "measure", "shapley", rank)[:4], "big")
@@ -145,6 +152,8 @@ def _contributions(
     return {
         "values": dict(zip(at.names, found.values.tolist(), strict=True)),
         "method": "exact" if count <= EXACT_LIMIT else "gtg",
+        "predicted": predicted,
+        "evaluations": found.evaluations,
         "untrained": value(frozenset()),
         "whole": value(frozenset(range(count))),
         "converged": found.converged,

@@ -14,6 +14,7 @@ from ledger.canonical import write_atomic
 from trustchain_ray.config import Config
 from trustchain_ray.data import load_holdings, organization_names
 from trustchain_ray.errors import TrustChainError, UsageError
+from trustchain_ray.keys import generator
 from trustchain_ray.policy.settings import ParticipationConfig, TermsConfig
 
 GAME, SURFACE = "game.json", "surface.json"
@@ -54,8 +55,12 @@ def build_game(config: Config, settings: ParticipationConfig, records: Mapping[s
             f"there are {', '.join(records)}"
         )
     terms = {name: settings.organizations.get(name, settings.terms) for name in records}
+    costs = _cost_factors(config.run.key, settings.cost_spread, len(terms))
     try:
-        organizations = tuple(_organization(name, records[name], one) for name, one in terms.items())
+        organizations = tuple(
+            _organization(name, records[name], one, factor)
+            for (name, one), factor in zip(terms.items(), costs, strict=True)
+        )
         reward = settings.reward or sum(one.value for one in terms.values())
         game = GameConfig(
             organizations=organizations,
@@ -115,12 +120,20 @@ def load_game(folder: Path) -> GameConfig:
     return game
 
 
-def _organization(name: str, records: int, terms: TermsConfig) -> OrganizationType:
+def _cost_factors(key: str, spread: float, count: int) -> list[float]:
+    """Factors on unit costs: evenly from 1 - spread to 1 + spread (mean 1), in an order drawn by the run's key."""
+    if count == 1 or not spread:
+        return [1.0] * count
+    order = generator(key, "cost-spread").permutation(count)
+    return [1.0 + spread * (2.0 * int(place) / (count - 1) - 1.0) for place in order]
+
+
+def _organization(name: str, records: int, terms: TermsConfig, cost_factor: float) -> OrganizationType:
     return OrganizationType(
         name=name,
         records=records,
         data_quality=terms.data_quality,
-        unit_cost=terms.unit_cost,
+        unit_cost=terms.unit_cost * cost_factor,
         value=terms.value,
         privacy_price=terms.privacy_price,
         replay_duty=terms.replay_duty,

@@ -60,7 +60,10 @@ class TokenScores:
         return float(-self.log_probs.mean())
 
     def text(self) -> "TokenScores":
-        """The scores without the end of text: what metrics of memorisation read."""
+        """The scores without the end of text: what metrics of memorisation read.
+
+        An answer that was cut keeps its last token, which open-unlearning drops as if it were the end.
+        """
         if not self.ends:
             return self
         return TokenScores(self.log_probs[:-1], self.right[:-1], self.mean[:-1], self.deviation[:-1])
