@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[1]
 QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")
 LLAMA = ["model.made.hidden=256", "model.made.layers=4", "model.made.intermediate=512", "model.made.warmup_steps=0"]
 TWO = ["data.split=dirichlet", "data.split_into=2", "data.dirichlet_alpha=100", "federation.baselines=[]"]
+ALWAYS = ["federation.participation=always", "participation.settle_every=0"]
 
 
 def main() -> None:
@@ -123,6 +124,7 @@ def train(overrides: list[str]) -> list[dict[str, Any]]:
             QUICKSTART,
             "--run",
             f"{folder}/run",
+            *ALWAYS,
             *overrides,
         ]
         environment = {**os.environ, "TRUSTCHAIN_HOME": f"{folder}/home"}

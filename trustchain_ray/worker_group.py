@@ -77,25 +77,16 @@ class WorkerGroup:
         return ray.get([getattr(rank, method).remote(*args) for rank in self.ranks])[0]
 
     def _build(self) -> None:
-        resources, name = self.config.resources, f"trustchain-{self.name}"
-        with contextlib.suppress(ValueError):  # left by this organization's actor before it was restarted
-            remove_placement_group(ray.util.get_placement_group(name))
-        bundle = {"CPU": resources.cpus_per_worker}
-        if resources.gpus_per_worker:
-            bundle["GPU"] = resources.gpus_per_worker
-        if resources.pin_organizations:
-            bundle[f"org_{self.name.rsplit('/', 1)[-1]}"] = 0.001
-        self.group = placement_group([bundle] * resources.workers, strategy="PACK", name=name)
-        ready, _ = ray.wait([self.group.ready()], timeout=self.config.federation.deadline_s)
-        if not ready:
-            raise TrustChainError(
-                f"organization {self.name}: the cluster has no room for {resources.workers} worker(s) of {bundle}; "
-                f"free now: {ray.available_resources()}"
-            )
-        nodes = ray.util.placement_group_table(self.group)["bundles_to_node_id"]
-        bundles = sorted(range(resources.workers), key=lambda i: (nodes[i], i))  # ranks of one node are neighbours
-        rendezvous = _rendezvous.options(scheduling_strategy=self._strategy(bundles[0]), num_cpus=0)
+        resources = self.config.resources
+        # Inside a placement group, a trial of a sweep, the ranks take its bundles: it was asked for all at once.
+        if (trial := ray.util.get_current_placement_group()) is not None:
+            strategies = [PlacementGroupSchedulingStrategy(trial)] * resources.workers
+        else:
+            strategies = self._reserve()
+        rendezvous = _rendezvous.options(scheduling_strategy=strategies[0], num_cpus=0)
         address, port = ray.get(rendezvous.remote())
+        if trial is not None:
+            address = "127.0.0.1"  # of the single rank, wherever it goes
         self.ranks = []
         for rank in range(resources.workers):
             environment = {
@@ -113,14 +104,32 @@ class WorkerGroup:
                 RemoteWorker.options(
                     num_cpus=resources.cpus_per_worker,
                     num_gpus=resources.gpus_per_worker,
-                    scheduling_strategy=self._strategy(bundles[rank]),
+                    scheduling_strategy=strategies[rank],
                     runtime_env={"env_vars": environment},
                 ).remote(self.config, self.base, rank, resources.workers)
             )
         ray.get([rank.__ray_ready__.remote() for rank in self.ranks])
 
-    def _strategy(self, bundle: int) -> PlacementGroupSchedulingStrategy:
-        return PlacementGroupSchedulingStrategy(self.group, placement_group_bundle_index=bundle)
+    def _reserve(self) -> list[PlacementGroupSchedulingStrategy]:
+        """A placement group of this organization's own; where each rank goes."""
+        resources, name = self.config.resources, f"trustchain-{self.name}"
+        with contextlib.suppress(ValueError):  # left by this organization's actor before it was restarted
+            remove_placement_group(ray.util.get_placement_group(name))
+        bundle = {"CPU": resources.cpus_per_worker}
+        if resources.gpus_per_worker:
+            bundle["GPU"] = resources.gpus_per_worker
+        if resources.pin_organizations:
+            bundle[f"org_{self.name.rsplit('/', 1)[-1]}"] = 0.001
+        self.group = placement_group([bundle] * resources.workers, strategy="PACK", name=name)
+        ready, _ = ray.wait([self.group.ready()], timeout=self.config.federation.deadline_s)
+        if not ready:
+            raise TrustChainError(
+                f"organization {self.name}: the cluster has no room for {resources.workers} worker(s) of {bundle}; "
+                f"free now: {ray.available_resources()}"
+            )
+        nodes = ray.util.placement_group_table(self.group)["bundles_to_node_id"]
+        bundles = sorted(range(resources.workers), key=lambda i: (nodes[i], i))  # ranks of one node are neighbours
+        return [PlacementGroupSchedulingStrategy(self.group, placement_group_bundle_index=b) for b in bundles]
 
 
 @ray.remote

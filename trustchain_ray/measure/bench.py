@@ -254,8 +254,8 @@ def _identity(config: Config, made: Result) -> Result:
 
 
 def config_digest(config: Config) -> str:
-    """SHA-256 of the configuration without what changes no number (names, places, resources, ledger, sweeps) and without the
-    places of records and base, which have digests of their own."""
+    """SHA-256 of the configuration without what changes no number (names, places, resources, ledger, sweeps) and
+    without the places of records and base, which have digests of their own."""
     run = type(config.run)(key=config.run.key)
     labels = {name: SourceConfig(labels=source.labels) for name, source in config.data.organizations.items()}
     data = dataclasses.replace(config.data, train="", test="", public="", validation="", organizations=labels)
@@ -263,7 +263,7 @@ def config_digest(config: Config) -> str:
     parts = dataclasses.replace(
         config, run=run, model=model, data=data, resources=type(config.resources)(), ledger=type(config.ledger)()
     )
-    values = OmegaConf.create(to_yaml(parts))
+    values: Any = OmegaConf.create(to_yaml(parts))
     del values["sweep"], values["participation"]["cost_spread"]
     return sha256_hex(OmegaConf.to_yaml(values).encode())
 

@@ -19,7 +19,6 @@ from envs.dynamics import Dynamics
 from envs.oracles import (
     budget_balance,
     equilibrium_rows,
-    individual_rationality,
     nash_conv,
     payoff_range,
     welfare_optimum,
@@ -114,7 +113,7 @@ def _of_schedule(stage: StageGame, rows: Ints) -> Outcomes:
     welfare = float(stage.welfare[rows].mean())
     span = payoff_range(stage)
     found = float(nash_conv(stage, stage.profiles.actions[rows]).mean())
-    rational = individual_rationality(stage)[rows].all(axis=0)
+    rational = stage.rewards[rows].sum(axis=0) >= -1e-9  # as in `play`
     duty = _duty_costs(stage, rows)
     return {
         "participation": float(efforts.mean()),
