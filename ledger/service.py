@@ -332,8 +332,9 @@ class LedgerService:
         -------
         dict
             ``size`` and ``root`` (hex) of the log, ``pending`` events in the outbox, number of signed ``heads`` and
-            of those ``anchors`` that the public chain has, the newest ``anchor`` (seq, size, root, and its receipt), the ``chain``, ``cosigners`` of the newest head, ``sealed``; for each chain
-            ``private`` and ``public`` its backlog and why its last delivery failed, or None.
+            of those ``anchors`` that the public chain has, the newest ``anchor`` (seq, size, root, and its receipt),
+            the ``chain``, ``cosigners`` of the newest head, ``sealed``; for each chain ``private`` and ``public``
+            its backlog and why its last delivery failed, or None.
         """
         with self.lock:
             if self._final is not None:

@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     chain.add_arguments(chains)
     measured = _verb(verbs, "measure", "train coalitions and measure what they are worth", _measure, measure.EXAMPLES)
     measure.add_arguments(measured)
-    policies = _verb(verbs, "policy", "learn whether to take part, and judge what was learned", _policy, policy.EXAMPLES)
+    policies = _verb(verbs, "policy", "learn whether to take part, and judge it", _policy, policy.EXAMPLES)
     policy.add_arguments(policies)
 
     doctor = _verb(verbs, "doctor", "say what this machine can do", _doctor, "  trustchain doctor")
@@ -166,8 +166,8 @@ def _table(result: dict[str, Any]) -> str:
         f"anchor  {place}",
     ]
     lines += [f"        {name} did not cosign: {reason}" for name, reason in result["unwilling"].items()]
-    for name, chain in result["chains"].items():
-        if chain["backlog"]:
-            lines.append(f"        {name} chain lacks {chain['backlog']}: {chain['error'] or 'no time left'}")
+    for name, state in result["chains"].items():
+        if state["backlog"]:
+            lines.append(f"        {name} chain lacks {state['backlog']}: {state['error'] or 'no time left'}")
             lines.append(f"        bring it there: trustchain chain drain {result['run']}")
     return "\n".join([*lines, f"next    trustchain verify {result['run']}"])

@@ -79,7 +79,7 @@ class FabricChain(PrivateChain):
     # The log
 
     def open_run(self, coordinator: str, k: int, msps: Sequence[str]) -> None:
-        """Open the run for the coordinator's public key (hex); ``k`` of ``msps`` (none: the own one) approve releases."""
+        """Open the run for the coordinator's public key (hex); ``k`` of ``msps`` (empty: the own one) approve."""
         self._submit("OpenRun", self.run, coordinator, str(k), values.strings(msps or [self.describe()["msp"]]))
 
     def size(self) -> int:

@@ -11,7 +11,7 @@ from anvil import SECRETS, Anvil
 
 pytest.importorskip("grpc")
 
-from fabric_consortium import Consortium  # noqa: E402 - imports grpc
+from fabric_consortium import Consortium
 
 pytestmark = pytest.mark.slow
 

@@ -13,7 +13,7 @@ from ledger.verify import verify_run
 
 pytest.importorskip("grpc")
 
-from fabric_consortium import Consortium  # noqa: E402 - imports grpc
+from fabric_consortium import Consortium
 
 
 @pytest.fixture

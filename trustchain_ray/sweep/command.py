@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 EXAMPLES = """examples:
   trustchain sweep -c configs/sweep.yaml
   trustchain sweep -c configs/sweep.yaml participation.surface=surface.json --out sweeps/measured --json
-  trustchain sweep -c configs/sweep.yaml 'sweep.parameters={participation.reward: {from: 1, to: 16, count: 5, scale: log}}'
+  trustchain sweep -c configs/sweep.yaml 'sweep.parameters={participation.reward: {from: 1, to: 16, count: 5}}'
   trustchain sweep --resume sweeps/measured
 """
 DESCRIPTION = (
-    "Learn participation policies, or run real federations, over a grid of any configuration keys (section `sweep`) with "
-    "Ray Tune. Ends in a table, CSV, JSON lines and plots with confidence intervals over repeats and the exact "
+    "Learn participation policies, or run real federations, over a grid of any configuration keys (section `sweep`) "
+    "with Ray Tune. Ends in a table, CSV, JSON lines and plots with confidence intervals over repeats and the exact "
     "equilibria beside them."
 )
 
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-c", "--config", action="append", default=[], metavar="FILE", help="YAML file; several are merged in order"
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="dotted overrides, applied last")
-    parser.add_argument("--out", metavar="DIR", help="folder of the results (default: the next free <run.dir>/<run.name>)")
+    parser.add_argument("--out", metavar="DIR", help="folder of the results (default: next free <run.dir>/<run.name>)")
     parser.add_argument("--resume", metavar="DIR", help="go on with a sweep: finished points are kept")
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
 
@@ -62,7 +62,8 @@ def run(arguments: argparse.Namespace) -> int:
         if point.name in swept.failed:
             print(f"error: point {point.number} failed: {swept.failed[point.name]}", file=sys.stderr)
     if swept.failed:
-        print(f"error: {len(swept.failed)} of {len(swept.points)} points failed; --resume tries them again", file=sys.stderr)
+        lost = f"{len(swept.failed)} of {len(swept.points)} points failed"
+        print(f"error: {lost}; trustchain sweep --resume {store.path} tries them again", file=sys.stderr)
     return 1 if swept.failed else 0
 
 

@@ -39,7 +39,7 @@ OUTCOMES = {
     "epsilon": "epsilon spent by an organization, mean",
     "unlearning_cost": "expected cost of removals, money a round",
 }
-"""Outcomes and what they are; None where there is none: no privacy is spent, no duty to replay, welfare not positive."""
+"""Outcomes and what they are; None where there is none (no privacy is spent, no duty to replay, ...)."""
 
 
 def of_policies(game: GameConfig, policies: Sequence[Policy]) -> tuple[Outcomes, list[float]]:
@@ -57,8 +57,8 @@ def of_run(game: GameConfig, run: Path, scores: dict[str, Any]) -> tuple[Outcome
 
     Participation is that of its log; quality is the accuracy of its model; budget and rationality are those of its
     settlements. Welfare is the organizations' value of what training gained, less the mean cost of a round; it needs
-    a settlement of round 1, which measures the untrained model. NashConv is the mean over rounds of the stage game's, by
-    the game's surface. What was not settled is None.
+    a settlement of round 1, which measures the untrained model. NashConv is the mean over rounds of the stage
+    game's, by the game's surface. What was not settled is None.
     """
     dynamics = Dynamics(stage_game(game))
     stage = dynamics.stage

@@ -1,4 +1,4 @@
-"""Plots of a sweep: an outcome over a parameter with confidence intervals, and the exact equilibria on the same axes."""
+"""Plots of a sweep: outcomes over a parameter with confidence intervals, exact equilibria on the same axes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ def plot(found: Sequence[Result], axis: str, folder: Path) -> list[Path]:
     """Draw one picture an outcome.
 
     The parameter on the horizontal axis is `axis`, else the numeric one with most values. Of the others, the one
-    with most values makes the columns, the next one the colours, the next one the rows; what is left makes further pictures.
+    with most values makes the columns, the next one the colours, the next one the rows; what is left makes further
+    pictures.
     Points are means over repeats with 95 % intervals; the band of the same colour reaches from the least to the largest
     value over the pure equilibria, by enumeration, and a gap in it means that there is none.
 

@@ -108,15 +108,15 @@ def grid(config: Config, config_file: str) -> list[Point]:
             raise UsageError(f"sweep.parameters: {str(error).removeprefix('override ')}") from None
     points = []
     for number, chosen in enumerate(itertools.product(*(range(len(values)) for values in parameters.values()))):
-        made, values = copy.deepcopy(config), {}
+        made, values_here = copy.deepcopy(config), dict[str, Any]()
         for (key, candidates), i in zip(parameters.items(), chosen, strict=True):
-            values[key] = candidates[i]
+            values_here[key] = candidates[i]
             _take(made, read[key][i], key.split("."))
         try:
             check(made)
         except UsageError as error:
-            raise UsageError(f"sweep.parameters: the point {label(values)}: {error}") from None
-        points.append(Point(number, values, made))
+            raise UsageError(f"sweep.parameters: the point {label(values_here)}: {error}") from None
+        points.append(Point(number, values_here, made))
     return points
 
 
@@ -154,8 +154,7 @@ def _flat(prefix: str, parameters: Mapping[Any, Any]) -> list[tuple[str, Any]]:
 
 
 def _range(where: str, given: Mapping[Any, Any]) -> list[Any]:
-    start, end, count, scale = (given.get(part) for part in ("from", "to", "count", "scale"))
-    scale = scale or "linear"
+    start, end, count, scale = given.get("from"), given.get("to"), given.get("count"), given.get("scale", "linear")
     if not (is_number(start) and is_number(end) and is_number(count) and int(count) == count and count >= 2):
         raise UsageError(f"{where}={dict(given)}: a range is {{from: number, to: number, count: at least 2}}")
     if scale not in ("linear", "log") or start == end or (scale == "log" and min(start, end) <= 0):

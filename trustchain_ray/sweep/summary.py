@@ -79,7 +79,7 @@ def results(swept: Swept) -> list[Result]:
 
 
 def to_csv(swept: Swept) -> str:
-    """Return one line a repeat: values, outcomes, and the equilibria's least and largest outcome; failures at the end."""
+    """Return one line a repeat: values, outcomes, the equilibria's least and largest outcomes; and one a failure."""
     keys = list(swept.points[0].values)
     spans = [f"equilibrium_{key}_{end}" for key in OUTCOMES for end in ("least", "largest")]
     columns = ["point", *keys, "repeat", *OUTCOMES, "equilibria", *spans, "optimal_welfare", "seconds", "failed"]
@@ -97,8 +97,8 @@ def to_csv(swept: Swept) -> str:
                 for i, end in enumerate(("least", "largest"))
             }
             writer.writerow(
-                {"point": point.number, **values, "repeat": row["repeat"], **row["outcomes"], "equilibria": exact["count"],
-                 **ends, "optimal_welfare": exact["optimum"]["welfare"], "seconds": row["seconds"]}
+                {"point": point.number, **values, "repeat": row["repeat"], **row["outcomes"],
+                 "equilibria": exact["count"], **ends, "optimal_welfare": exact["optimum"]["welfare"], "seconds": row["seconds"]}
             )  # fmt: skip
         if point.name in swept.failed:
             writer.writerow({"point": point.number, **values, "failed": swept.failed[point.name]})
