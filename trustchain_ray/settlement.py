@@ -70,8 +70,8 @@ class Settlement:
         Returns
         -------
         dict
-            Body of REWARD_SETTLEMENT. Money and qualities are strings of six decimals: `benefits`, `costs`, `losses`
-            to competition and `payments` (their difference) by organization.
+            Body of REWARD_SETTLEMENT. Money is in strings of six decimals, by organization: `payments` by the rule,
+            which no declared cost enters; `costs` as declared and `losses` to competition, for information.
 
         Raises
         ------
@@ -89,7 +89,6 @@ class Settlement:
             raise TrustChainError(f"round {number} cannot be settled: {error}") from None
         actions = [EFFORTS.index(efforts.get(name, EFFORTS[0])) for name in game.names]
         costs = action_costs(game)[actions, range(len(actions))]
-        rivals = losses(game, benefits)
         self.recall({"quality": repr(after)})
         return {
             "round": number,
@@ -97,10 +96,9 @@ class Settlement:
             "game": game.digest(),
             "quality_before": _money(before),
             "quality": repr(after),
-            "benefits": _table(game.names, benefits),
+            "payments": _table(game.names, benefits),
             "costs": _table(game.names, costs),
-            "losses": _table(game.names, rivals),
-            "payments": _table(game.names, benefits - rivals - costs),
+            "losses": _table(game.names, losses(game, benefits)),
         }
 
     def recall(self, body: Mapping[str, Any]) -> None:

@@ -66,13 +66,17 @@ def values_of(key: str, given: Any) -> list[Any]:
 def parameters_of(config: Config) -> dict[str, list[Any]]:
     """Return the values of every parameter by its dotted key, in the order in which they are written.
 
-    Keys may be dotted, nested, or both: where one is spelled twice, the later one counts.
+    Keys may be dotted, nested, or both: where one is spelled twice, the later one counts. A key whose values are
+    null is taken out, since files and overrides are merged.
     """
     found: dict[str, list[Any]] = {}
     for key, given in _flat("", config.sweep.parameters):
         if any(key == fixed or key.startswith(f"{fixed}.") for fixed in FIXED):
             raise UsageError(f"sweep.parameters: {key} belongs to the sweep as a whole and cannot be a parameter")
-        found[key] = values_of(key, given)
+        if given is None:
+            found.pop(key, None)
+        else:
+            found[key] = values_of(key, given)
     for key, other in itertools.permutations(found, 2):
         if other.startswith(f"{key}."):
             raise UsageError(f"sweep.parameters: {key} contains {other}; sweep one of them")
@@ -154,7 +158,7 @@ def _flat(prefix: str, parameters: Mapping[Any, Any]) -> list[tuple[str, Any]]:
 
 
 def _range(where: str, given: Mapping[Any, Any]) -> list[Any]:
-    start, end, count, scale = given.get("from"), given.get("to"), given.get("count"), given.get("scale", "linear")
+    start, end, count, scale = (given.get(part, "linear") for part in ("from", "to", "count", "scale"))
     if not (is_number(start) and is_number(end) and is_number(count) and int(count) == count and count >= 2):
         raise UsageError(f"{where}={dict(given)}: a range is {{from: number, to: number, count: at least 2}}")
     if scale not in ("linear", "log") or start == end or (scale == "log" and min(start, end) <= 0):

@@ -112,6 +112,8 @@ def _tune(config: Config, store: Store, todo: list[Point], games: Games, keeper:
     """Run the trials with Ray Tune; its own bookkeeping is thrown away, the rows are the store's."""
     # Tune's loggers would write every row once more, as CSV, JSON and event files.
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    # Its table of all trials, once more every few seconds.
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     # A first Ctrl-C ends this command like any other one.
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
     from ray import tune

@@ -12,7 +12,7 @@ from trustchain_ray.policy.settings import _f
 class SweepConfig:
     parameters: dict[str, Any] = _f(
         {},
-        "The grid: any dotted key with a list of values or a range {from, to, count, scale: linear | log}.",
+        "The grid: any dotted key with a list of values or a range {from, to, count, scale: linear | log}; null: none.",
     )
     task: str = _f("policy", "policy (learn policies of the game) | train (run real federations).")
     learner: str = _f("tabular", "Of the task policy: tabular (Q-tables) | dqn (participation.learning).")

@@ -79,7 +79,7 @@ def results(swept: Swept) -> list[Result]:
 
 
 def to_csv(swept: Swept) -> str:
-    """Return one line a repeat: values, outcomes, the equilibria's least and largest outcomes; and one a failure."""
+    """Return a line a repeat: values, outcomes, the equilibria's least and largest outcomes; and a line a failure."""
     keys = list(swept.points[0].values)
     spans = [f"equilibrium_{key}_{end}" for key in OUTCOMES for end in ("least", "largest")]
     columns = ["point", *keys, "repeat", *OUTCOMES, "equilibria", *spans, "optimal_welfare", "seconds", "failed"]

@@ -128,13 +128,27 @@ def test_settled_benefits_are_those_of_the_game_where_quality_is_its_surface(set
     settlement = Settlement(settings, RECORDS)
     body = settlement.settle(2, efforts, lambda c: asked.append(c) or float(stage.quality[row(c)]))
     played = row(frozenset(efforts))
-    for part, table in (("benefits", stage.benefits), ("costs", stage.costs)):
+    for part, table in (("payments", stage.benefits), ("costs", stage.costs)):
         assert [float(body[part][n]) for n in game.names] == pytest.approx(list(table[played]), abs=1e-6)
-    payments = np.array([float(body["payments"][n]) for n in game.names])
-    assert payments == pytest.approx(stage.rewards[played] * stage.scale, abs=2e-6)
+    money = {part: np.array([float(body[part][n]) for n in game.names]) for part in ("payments", "losses", "costs")}
+    net = money["payments"] - money["losses"] - money["costs"]
+    assert net == pytest.approx(stage.rewards[played] * stage.scale, abs=2e-6)
     assert float(body["quality"]) == stage.quality[played] == settlement.shown.quality
     needed = {"shapley": 8, "leave_one_out": 5}.get(rule.value, 2)
     assert len(set(asked)) == needed
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_misreported_cost_changes_no_payment(settings, rule):
+    settings.participation.payoff = rule.value
+    efforts = dict.fromkeys(RECORDS, FULL)
+
+    def payments():
+        return Settlement(settings, RECORDS).settle(2, efforts, lambda c: 0.5 + 0.1 * len(c))["payments"]
+
+    honest = payments()
+    settings.participation.terms.unit_cost *= 100
+    assert payments() == honest
 
 
 def test_rounds_are_settled_when_due_and_remembered(settings):
