@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,15 @@ DEPARTMENTS = {
 
 @dataclass
 class Command:
-    """The command line in its own process, with its own key store."""
+    """The command line in its own process, with its own key store; on a Ray cluster of its own, or on `address`."""
 
     home: Path
+    address: str | None = None
 
-    def environment(self) -> dict[str, str]:
+    def environment(self, shared: bool = True) -> dict[str, str]:
         clean = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
-        return {**clean, "TRUSTCHAIN_HOME": str(self.home), "HF_HUB_OFFLINE": "1"}
+        joined = {"RAY_ADDRESS": self.address} if shared and self.address else {}
+        return {**clean, **joined, "TRUSTCHAIN_HOME": str(self.home), "HF_HUB_OFFLINE": "1"}
 
     def start(self, *arguments: str) -> "subprocess.Popen[str]":
         return subprocess.Popen(
@@ -52,8 +55,19 @@ class Command:
 
 
 @pytest.fixture(scope="session")
-def command(tmp_path_factory: pytest.TempPathFactory) -> Command:
-    return Command(tmp_path_factory.mktemp("home"))
+def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
+    """On one cluster for all tests: starting Ray takes longer than what most of them do with it."""
+    from ray_head import ray_head
+
+    home = tmp_path_factory.mktemp("home")
+    with ray_head(Command(home).environment(), 16, dashboard=False) as head:
+        yield Command(home, head.address)
+
+
+@pytest.fixture(scope="session")
+def alone(command: Command) -> Command:
+    """Each run on a cluster of its own, whose processes are its children and have its environment."""
+    return Command(command.home)
 
 
 @pytest.fixture(scope="session")

@@ -50,6 +50,13 @@ def load_config(files: list[str], overrides: list[str]) -> Config:
     UsageError
         Unknown key (with the nearest name), wrong type, impossible value, unreadable file.
     """
+    config = read_config(files, overrides)
+    check(config)
+    return config
+
+
+def read_config(files: list[str], overrides: list[str]) -> Config:
+    """Read and merge a configuration like :func:`load_config`, without the checks of values."""
     merged = OmegaConf.structured(Config)
     layers = [(name, _read_yaml(name), Path(name).resolve().parent) for name in files]
     layers += [(f"override {text}", _read_override(text), Path.cwd()) for text in overrides]
@@ -70,7 +77,6 @@ def load_config(files: list[str], overrides: list[str]) -> Config:
     except OmegaConfBaseException as error:  # a resolved text looks like `${...}` or `???`
         raise UsageError(f"{error.full_key}: {str(error).splitlines()[0]}") from None
     assert isinstance(config, Config)
-    check(config)
     return config
 
 

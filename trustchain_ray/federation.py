@@ -91,11 +91,11 @@ class Federation:
         )
         self.terms_ref = [ray.put(self.terms)]
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)  # by the run's files
-        witnesses = list(self.members.values()) if self.config.ledger.witnesses else []
         self.ledger = RemoteLedger.options(
             num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here
-        ).remote(str(self.run.path), self.id, self.config, witnesses)
-        for silent in self._ask_ledger("start"):
+        ).remote(str(self.run.path), self.id, self.config)
+        self.witnesses = list(self.members.values()) if self.config.ledger.witnesses else []
+        for silent in self._ask_ledger("start", self.witnesses):
             self.progress(f"going on without an answer of a chain, whose backlog is kept: {silent}")
         self._log_setup()
         self.writer = RoundWriter(self.run, self.config.federation.keep_rounds, self._log_round)

@@ -24,13 +24,11 @@ class Ledger:
     each chain brings them there, and another has the organizations cosign tree heads; none waits for another.
     Ray restarts the actor when it dies and repeats unfinished calls; all of them are idempotent.
 
-    Parameters
-    ----------
-    witnesses : the organizations' handles (:class:`trustchain_ray.pool.Member`); empty: nobody cosigns.
     """
 
-    def __init__(self, run_dir: str, run: str, config: Config, witnesses: Sequence[Any] = ()) -> None:
-        self.config, self.witnesses = config, list(witnesses)
+    def __init__(self, run_dir: str, run: str, config: Config) -> None:
+        self.config = config
+        self.witnesses: list[Any] = []
         self.service = LedgerService(
             run_dir,
             run,
@@ -43,21 +41,31 @@ class Ledger:
         )
         self.wake, self.new_head, self.closing = threading.Event(), threading.Event(), threading.Event()
         self.failure: str | None = None
-        self.seen = dict.fromkeys((member.name for member in self.witnesses), 0)  # size that each cosigned last
+        self.seen: dict[str, int] = {}  # size of the log that each organization cosigned last
         self.unwilling: dict[str, str] = {}
         self.deliveries = [d for d in (self.service.private, self.service.public) if d is not None]
         self.threads = [threading.Thread(target=work, daemon=True) for work in (self._move, self._witness)]
         self.threads += [threading.Thread(target=d.work, args=(self.closing,), daemon=True) for d in self.deliveries]
         self.started = False
 
-    def start(self) -> list[str]:
-        """Make contact with the chains and begin to deliver; which chains do not answer now, and why.
+    def start(self, witnesses: Sequence[Any]) -> list[str]:
+        """Make contact with the chains and begin to deliver.
+
+        Parameters
+        ----------
+        witnesses : handles (:class:`trustchain_ray.pool.Member`) of the organizations that cosign tree heads.
+
+        Returns
+        -------
+        list
+            Which chains do not answer now, and why.
 
         Raises
         ------
         LedgerError
             A chain answers that it will never take this run: a wrong chain id, an account without money, ...
         """
+        self.witnesses = list(witnesses)
         silent = []
         if not self.started:
             for delivery in self.deliveries:
@@ -75,8 +83,9 @@ class Ledger:
         self.wake.set()
         return [f"{envelopes[r.index]['payload'][:16]}...: {r.reason}" for r in refused]
 
-    def finish(self, files: list[str]) -> dict[str, Any]:
+    def finish(self, files: list[str], witnesses: Sequence[Any]) -> dict[str, Any]:
         """Drain everything, have the last head cosigned, and seal the run; the ledger's status."""
+        self.witnesses = list(witnesses)  # again: an actor that was restarted meanwhile has lost them
         self._begin()
         if not self.service.status()["sealed"]:
             self.closing.set()
@@ -148,7 +157,7 @@ class Ledger:
                 if "line" in answer:
                     lines.append(answer["line"])
                     self.seen[member.name] = head.size
-                elif "size" in answer and answer["size"] != self.seen[member.name]:
+                elif "size" in answer and answer["size"] != self.seen.get(member.name, 0):
                     self.seen[member.name] = answer["size"]
                     waiting.append(member)
                 else:
@@ -159,8 +168,8 @@ class Ledger:
                 self.failure = str(error)
 
     def _ask(self, member: Any, head: TreeHead, note: str) -> Any:
-        old = min(self.seen[member.name], head.size)
-        proof = self.service.consistency_proof(old, head.size) if old else []
+        old = min(self.seen.get(member.name, 0), head.size)
+        proof = self.service.witness_proof(old, head.size) if old else []
         return member.call("witness", self.service.log_key, note, old, proof)
 
 

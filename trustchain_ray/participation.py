@@ -3,7 +3,7 @@
 import base64
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,9 @@ from trustchain_ray.keys import generator
 EFFORTS = (Fraction(0), Fraction(1, 2), Fraction(1))
 """What an action of the game means: 0 is out, 1 half of the local steps, 2 all of them."""
 
+ASKED = "asked"
+"""How organizations decide in `trustchain_ray.live`, which asks them for efforts; no value for a configuration file."""
+
 SCHEDULE = "trustchain-schedule/1"
 """Format of a schedule file: ``{"format": ..., "rounds": [{organization: "0" | "1/2" | "1"}, ...]}``."""
 
@@ -39,10 +42,13 @@ class Shown:
         For each finished round the effort of every organization; who was absent or refused played 0.
     quality
         Measured quality of the model in the last round that was settled, in [0, 1]; None before the first.
+    asked
+        In live mode the effort that each organization is asked for in this round.
     """
 
     played: Sequence[Mapping[str, Fraction]] = ()
     quality: float | None = None
+    asked: Mapping[str, Fraction] = field(default_factory=dict)
 
 
 class Decider:
@@ -86,6 +92,8 @@ class Decider:
         if self._kind == "random":
             draw = generator(self._key, "participation", self._name, number)
             return EFFORTS[int(draw.integers(len(EFFORTS)))]
+        if self._kind == ASKED:
+            return shown.asked[self._name]
         if self._kind == "file":
             assert self._schedule is not None
             return self._schedule[number - 1][self._name]

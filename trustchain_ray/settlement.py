@@ -35,11 +35,13 @@ class Settlement:
     ----------
     shown
         What the next round's decisions may rest on.
+    last
+        Body of the last settlement that was made here.
     """
 
     def __init__(self, config: Config, records: Mapping[str, int]) -> None:
         self._config, self._names = config, list(records)
-        self.shown = Shown()
+        self.shown, self.last = Shown(), dict[str, Any]()
         self._game: GameConfig | None = None
         if config.participation.settle_every:
             self._game = run_game(config, records)
@@ -90,7 +92,7 @@ class Settlement:
         actions = [EFFORTS.index(efforts.get(name, EFFORTS[0])) for name in game.names]
         costs = action_costs(game)[actions, range(len(actions))]
         self.recall({"quality": repr(after)})
-        return {
+        self.last = {
             "round": number,
             "rule": game.payoff.value,
             "game": game.digest(),
@@ -100,10 +102,16 @@ class Settlement:
             "costs": _table(game.names, costs),
             "losses": _table(game.names, losses(game, benefits)),
         }
+        return self.last
 
     def recall(self, body: Mapping[str, Any]) -> None:
         """Take a settlement as known: the quality that it measured is shown from now on."""
         self.shown = Shown(self.shown.played, float(body["quality"]))
+
+
+def net_payoff(body: Mapping[str, Any], name: str) -> float:
+    """What a settled round was worth to an organization: its payment less its cost and its loss to rivals, money."""
+    return float(body["payments"][name]) - float(body["losses"][name]) - float(body["costs"][name])
 
 
 def _benefits(

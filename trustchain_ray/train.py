@@ -168,7 +168,7 @@ def _release(federation: Federation, scores: dict[str, Any]) -> dict[str, Any]:
     federation.log_event("MODEL_RELEASE", {**release, "adapters": federation.adapters()})
     federation.log_event("RUN_COMPLETE", {"rounds": rounds, "model_digest": release["model_digest"]})
     memory = federation.memory()
-    status = ray.get(federation.ledger.finish.remote([]))
+    status = ray.get(federation.ledger.finish.remote([], federation.witnesses))
     if status["pending"]:
         raise TrustChainError(f"the log could not be completed: {status}; go on with --resume {run.path}")
     return {

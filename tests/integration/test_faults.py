@@ -32,9 +32,9 @@ def _kill_child(driver: int, name: str) -> int:
 
 
 @pytest.mark.slow
-def test_killed_actors_change_nothing(command: Any, config: str, finished: dict[str, Any], tmp_path: Path) -> None:
+def test_killed_actors_change_nothing(alone: Any, config: str, finished: dict[str, Any], tmp_path: Path) -> None:
     """A worker and the ledger actor die in round 2, an organization in round 3."""
-    process = command.start("train", "-c", config, "--run", str(tmp_path / "run"), *SMALL)
+    process = alone.start("train", "-c", config, "--run", str(tmp_path / "run"), *SMALL)
     lines = []
     for line in process.stderr:
         lines.append(line)
@@ -52,10 +52,10 @@ def test_killed_actors_change_nothing(command: Any, config: str, finished: dict[
 @pytest.mark.slow
 @pytest.mark.parametrize("after", ["making the base", "round 2/", "federated:"])
 def test_a_killed_driver_is_resumed(
-    command: Any, config: str, finished: dict[str, Any], tmp_path: Path, after: str
+    alone: Any, config: str, finished: dict[str, Any], tmp_path: Path, after: str
 ) -> None:
     run = str(tmp_path / "run")
-    process = command.start("train", "-c", config, "--run", run, *SMALL)
+    process = alone.start("train", "-c", config, "--run", run, *SMALL)
     children: list[psutil.Process] = []
     for line in process.stderr:
         if line.startswith(after):
@@ -66,7 +66,7 @@ def test_a_killed_driver_is_resumed(
     assert children, "the run ended before it could be killed"
     report = verify_run(run)
     assert report.ok or after == "making the base", report.failure
-    result = command.train("--resume", run)
+    result = alone.train("--resume", run)
     for child in children:  # Ray's agents outlive their driver for a while
         with contextlib.suppress(psutil.NoSuchProcess):
             child.kill()
@@ -76,10 +76,10 @@ def test_a_killed_driver_is_resumed(
 
 
 @pytest.mark.slow
-def test_an_organization_that_hangs_is_left_out_and_comes_back(command: Any, config: str, tmp_path: Path) -> None:
+def test_an_organization_that_hangs_is_left_out_and_comes_back(alone: Any, config: str, tmp_path: Path) -> None:
     run = tmp_path / "run"
     settings = ["federation.deadline_s=20", "federation.rounds=6", "federation.quorum=0.5"]
-    process = command.start("train", "-c", config, "--run", str(run), *settings)
+    process = alone.start("train", "-c", config, "--run", str(run), *settings)
     lines, paused = [], None
     for line in process.stderr:
         lines.append(line)

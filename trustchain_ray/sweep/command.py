@@ -51,6 +51,10 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         swept = sweep(store, _progress)
         summary = write_results(store, swept)
+    except UsageError:
+        if not arguments.resume:
+            store.discard()
+        raise
     finally:
         store.close()
     print(f"\n{parameters_line(swept.points)}: {len(swept.points)} points\n")

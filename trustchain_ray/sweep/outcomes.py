@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from envs import GameConfig, Payoff
+from envs import GameConfig, MeasuredSurface, Payoff
 from envs.arrays import Floats, Ints
 from envs.best_response import Policy
 from envs.dynamics import Dynamics
@@ -26,6 +26,7 @@ from envs.oracles import (
 from envs.stage_game import StageGame, stage_game
 from trustchain_ray.participation import EFFORTS, recorded_schedule, statement_of
 from trustchain_ray.policy.assess import play, schedule
+from trustchain_ray.settlement import net_payoff
 
 Outcomes = dict[str, float | None]
 OUTCOMES = {
@@ -58,14 +59,15 @@ def of_run(game: GameConfig, run: Path, scores: dict[str, Any]) -> tuple[Outcome
     Participation is that of its log; quality is the accuracy of its model; budget and rationality are those of its
     settlements. Welfare is the organizations' value of what training gained, less the mean cost of a round; it needs
     a settlement of round 1, which measures the untrained model. NashConv is the mean over rounds of the stage
-    game's, by the game's surface. What was not settled is None.
+    game's, by the game's surface, and the price of anarchy compares with the optimum of a measured surface. What
+    was not settled or measured is None.
     """
     dynamics = Dynamics(stage_game(game))
     stage = dynamics.stage
     actions = [[EFFORTS.index(_fraction(row[name])) for name in game.names] for row in recorded_schedule(run)]
     rows = dynamics.profile(np.array(actions, dtype=np.int64))
     found = _of_schedule(stage, rows)
-    quality = float(scores["federated"]["accuracy"])
+    quality, measured = float(scores["federated"]["accuracy"]), isinstance(game.surface, MeasuredSurface)
     settled = _settlements(run)
     welfare = balance = rational = None
     if settled and settled[0]["round"] == 1:
@@ -74,12 +76,12 @@ def of_run(game: GameConfig, run: Path, scores: dict[str, Any]) -> tuple[Outcome
         welfare = value * gain - float(stage.costs[rows].sum(axis=1).mean())
     if settled:
         balance = float(np.mean([_balance(game, body) for body in settled]))
-        payments = [sum(float(body["payments"][name]) for body in settled) for name in game.names]
-        rational = float(np.mean([payment >= -1e-6 for payment in payments]))
+        payoffs = [sum(net_payoff(body, name) for body in settled) for name in game.names]
+        rational = float(np.mean([payoff >= -1e-6 for payoff in payoffs]))
     found |= {
         "quality": quality,
         "welfare": welfare,
-        "price_of_anarchy": _price(float(stage.welfare.max()), welfare),
+        "price_of_anarchy": _price(float(stage.welfare.max()), welfare) if measured else None,
         "budget_balance": balance,
         "individual_rationality": rational,
     }
@@ -161,7 +163,7 @@ def _balance(game: GameConfig, body: dict[str, Any]) -> float:
     """Funds minus payments of a settled round; the public good makes no payments."""
     if game.payoff is Payoff.PUBLIC_GOOD:
         return 0.0
-    paid = sum(float(amount) for amount in body["benefits"].values())
+    paid = sum(float(amount) for amount in body["payments"].values())
     if game.payoff in (Payoff.LEAVE_ONE_OUT, Payoff.SHAPLEY):
         return game.reward * (float(body["quality"]) - float(body["quality_before"])) - paid
     return (game.reward if paid else 0.0) - paid

@@ -12,6 +12,7 @@ from trustchain_ray.sweep.outcomes import OUTCOMES
 from trustchain_ray.sweep.points import is_number, label, short_names
 from trustchain_ray.sweep.summary import Result
 
+MOST_TICKS = 8
 LEAST_RATIO = 8.0  # between the ends of a positive axis from which on it is logarithmic
 
 
@@ -97,7 +98,7 @@ def _draw(outcome: str, found: Sequence[Result], axes: list[str], fixed: dict[st
             for result in found
             if (down is None or result.values[down] == row) and (across is None or result.values[across] == column)
         ]
-        _fill(panel, outcome, inside, axes[0], colours, _values(found, colours) if colours else [None])
+        fill(panel, outcome, inside, axes[0], colours, _values(found, colours) if colours else [None])
         title = [f"{names[key]} {_text(value)}" for key, value in ((across, column), (down, row)) if key]
         panel.set_title(", ".join(title), fontsize=9)
         panel.tick_params(labelsize=8)
@@ -106,21 +107,22 @@ def _draw(outcome: str, found: Sequence[Result], axes: list[str], fixed: dict[st
     figure.supylabel(OUTCOMES[outcome], fontsize=9)
     _legend(figure, panels[0][0], names[colours] if colours else "")
     if fixed:
-        figure.suptitle(label({names[key]: value for key, value in fixed.items()}), fontsize=9)
+        figure.suptitle(label(fixed), fontsize=9)
     part = path.with_name(path.name + ".part")
     figure.savefig(part, format="png")
     part.replace(path)
 
 
-def _fill(
+def fill(
     panel: Any, outcome: str, found: Sequence[Result], axis: str, colours: str | None, shades: Sequence[Any]
 ) -> None:
     ticks = _values(found, axis)
     numeric = all(is_number(tick) for tick in ticks)
     if numeric and min(ticks) > 0 and max(ticks) / min(ticks) >= LEAST_RATIO:
         panel.set_xscale("log")
-    if not numeric:
-        panel.set_xticks(range(len(ticks)), [_text(tick) for tick in ticks])
+        panel.minorticks_off()
+    if not numeric or len(ticks) <= MOST_TICKS:
+        panel.set_xticks(ticks if numeric else range(len(ticks)), [_text(tick) for tick in ticks])
     for number, shade in enumerate(shades):
         line = [result for result in found if colours is None or result.values[colours] == shade]
         places = [float(r.values[axis]) if numeric else float(ticks.index(r.values[axis])) for r in line]

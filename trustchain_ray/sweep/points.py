@@ -10,7 +10,7 @@ from typing import Any
 
 from ledger.canonical import sha256_hex
 from trustchain_ray.config import Config, check
-from trustchain_ray.config_files import load_config
+from trustchain_ray.config_files import read_config
 from trustchain_ray.errors import UsageError
 
 MAX_POINTS = 10_000
@@ -107,14 +107,14 @@ def grid(config: Config, config_file: str) -> list[Point]:
     read: dict[str, list[Config]] = {}
     for key, values in parameters.items():
         try:
-            read[key] = [load_config([config_file], [f"{key}={json.dumps(value)}"]) for value in values]
+            read[key] = [read_config([config_file], [f"{key}={json.dumps(value)}"]) for value in values]
         except UsageError as error:
             raise UsageError(f"sweep.parameters: {str(error).removeprefix('override ')}") from None
     points = []
     for number, chosen in enumerate(itertools.product(*(range(len(values)) for values in parameters.values()))):
         made, values_here = copy.deepcopy(config), dict[str, Any]()
         for (key, candidates), i in zip(parameters.items(), chosen, strict=True):
-            values_here[key] = candidates[i]
+            values_here[key] = _plain(read[key][i], key, candidates[i])
             _take(made, read[key][i], key.split("."))
         try:
             check(made)
@@ -125,8 +125,9 @@ def grid(config: Config, config_file: str) -> list[Point]:
 
 
 def label(values: Mapping[str, Any]) -> str:
-    """Return a point's values in one line."""
-    return "  ".join(f"{key}={_short(value)}" for key, value in values.items())
+    """Return a point's values in one line, by the short names of their keys."""
+    names = short_names(list(values))
+    return "  ".join(f"{names[key]}={_short(value)}" for key, value in values.items())
 
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:
@@ -188,6 +189,13 @@ def _take(made: Any, read: Any, path: Sequence[str]) -> None:
         _take(getattr(made, head), getattr(read, head), rest)
     else:
         setattr(made, head, copy.deepcopy(getattr(read, head)))
+
+
+def _plain(read: Any, key: str, given: Any) -> Any:
+    """The value as the configuration has it, `1e-3` being a number there; of a whole section, as it was given."""
+    for part in key.split("."):
+        read = read[part] if isinstance(read, dict) else getattr(read, part)
+    return read if isinstance(read, (str, int, float, list)) else given
 
 
 def _short(value: Any) -> str:

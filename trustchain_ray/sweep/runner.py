@@ -162,7 +162,6 @@ class _Keeper:
         self, store: Store, todo: list[Point], rows: dict[str, list[Row]], failed: dict[str, str], progress: Progress
     ) -> None:
         self.store, self.todo, self.rows, self.failed, self.progress = store, todo, rows, failed, progress
-        self.names = short_names(list(todo[0].values))
         self.began = time.perf_counter()
         self.ended: set[str] = set()
 
@@ -190,8 +189,8 @@ class _Keeper:
         self.ended.add(point.name)
         done, count = len(self.ended), len(self.todo)
         left = (time.perf_counter() - self.began) / done * (count - done)
-        values = label({self.names[key]: value for key, value in point.values.items()})
-        self.progress(f"{done}/{count}  {values}  {f'failed: {failed}' if failed else 'done'}  about {left:.0f} s left")
+        verdict = f"failed: {failed}" if failed else "done"
+        self.progress(f"{done}/{count}  {label(point.values)}  {verdict}  about {left:.0f} s left")
 
 
 def _largest(config: Config, todo: list[Point], games: Games) -> Config:

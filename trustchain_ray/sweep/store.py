@@ -1,6 +1,7 @@
 """What a sweep keeps: the rows of each point, written whole by the driver as they are reported."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,10 @@ class Store:
 
     def write(self, name: str, text: str) -> None:
         self.folder.write(name, text.encode())
+
+    def discard(self) -> None:
+        """Remove the folder: nothing was begun in it."""
+        shutil.rmtree(self.path)
 
     def close(self) -> None:
         self.folder.unlock()

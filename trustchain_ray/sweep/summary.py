@@ -25,6 +25,7 @@ SHOWN = {
     "unlearning_cost": ("unlearning", ".4f"),
 }
 MOST_LINES = 48
+DUST = 1e-12  # of floating point
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def results(swept: Swept) -> list[Result]:
 
 
 def to_csv(swept: Swept) -> str:
-    """Return a line a repeat: values, outcomes, the equilibria's least and largest outcomes; and a line a failure."""
+    """Return a line a repeat (values, outcomes, ends of the equilibria) and a line a failure."""
     keys = list(swept.points[0].values)
     spans = [f"equilibrium_{key}_{end}" for key in OUTCOMES for end in ("least", "largest")]
     columns = ["point", *keys, "repeat", *OUTCOMES, "equilibria", *spans, "optimal_welfare", "seconds", "failed"]
@@ -98,7 +99,8 @@ def to_csv(swept: Swept) -> str:
             }
             writer.writerow(
                 {"point": point.number, **values, "repeat": row["repeat"], **row["outcomes"],
-                 "equilibria": exact["count"], **ends, "optimal_welfare": exact["optimum"]["welfare"], "seconds": row["seconds"]}
+                 "equilibria": exact["count"], **ends, "optimal_welfare": exact["optimum"]["welfare"],
+                 "seconds": row["seconds"]}
             )  # fmt: skip
         if point.name in swept.failed:
             writer.writerow({"point": point.number, **values, "failed": swept.failed[point.name]})
@@ -164,8 +166,8 @@ def _lay_out(head: Sequence[str], rows: Sequence[Sequence[str]], found: Sequence
 def _interval(one: Interval | None, form: str) -> str:
     if one is None:
         return "-"
-    text = format(one.mean, form)
-    return f"{text} ±{format(one.half, form.lstrip('+'))}" if one.half else text
+    text = format(one.mean if abs(one.mean) > DUST else 0.0, form)
+    return f"{text} ±{format(one.half, form.lstrip('+'))}" if one.half and one.half > DUST else text
 
 
 def _span(span: tuple[float, float] | None, form: str) -> str:
