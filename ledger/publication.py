@@ -60,7 +60,7 @@ def publish_from(run_dir: str | Path, data: bytes, coordinator: Identity) -> byt
                     executed = executed or kind == ev.UNLEARN_EXEC
         if not executed:
             raise LedgerError(
-                f"{run_dir}: the newest checkpoint, of {size} events, does not cover the UNLEARN_EXEC event; anchor first"
+                f"{run_dir}: the newest checkpoint, of {size} events, does not cover UNLEARN_EXEC yet; anchor first"
             )
         proven = [Proven(index, log.leaf(index), log.inclusion_proof(index, size)) for index in sorted(chosen)]
     finally:

@@ -1,25 +1,25 @@
 """What a certificate's statement must fulfil by itself: claims, models, starts, and deletion proofs."""
 
-from ledger import certificate as ct
 from ledger import provenance
-from ledger.certificate import Removal, Shard
+from ledger import removal as rm
 from ledger.errors import LedgerError
 from ledger.identity import COORDINATOR
 from ledger.manifest_proof import EMPTY_ROOT, deletion
+from ledger.removal import Removal, Shard
 from ledger.shape import digests, table_of
 
 
 def check_claims(removal: Removal) -> str:
     """What it says agrees with itself, and claims no more than the method gives. Raises LedgerError."""
-    if removal.guarantee not in ct.GUARANTEES or removal.method not in ct.METHODS:
+    if removal.guarantee not in rm.GUARANTEES or removal.method not in rm.METHODS:
         raise LedgerError(f"unknown guarantee {removal.guarantee!r} or method {removal.method!r}")
-    exact = removal.guarantee in (ct.EXACT_BITWISE, ct.EXACT_DISTRIBUTION)
-    if exact and removal.method not in ct.EXACT_METHODS:
+    exact = removal.guarantee in (rm.EXACT_BITWISE, rm.EXACT_DISTRIBUTION)
+    if exact and removal.method not in rm.EXACT_METHODS:
         raise LedgerError(f"claims {removal.guarantee}, but {removal.method} is an approximate method")
-    same_class = removal.reproducibility["class"] == ct.BITWISE
-    if removal.noise not in ("none", "fresh") or removal.reproducibility["class"] not in (ct.BITWISE, ct.TOLERANCE):
+    same_class = removal.reproducibility["class"] == rm.BITWISE
+    if removal.noise not in ("none", "fresh") or removal.reproducibility["class"] not in (rm.BITWISE, rm.TOLERANCE):
         raise LedgerError("noise is none or fresh, the reproducibility class bitwise or tolerance")
-    if removal.guarantee == ct.EXACT_BITWISE and (removal.noise != "none" or not same_class):
+    if removal.guarantee == rm.EXACT_BITWISE and (removal.noise != "none" or not same_class):
         raise LedgerError("claims EXACT_BITWISE, but noise was drawn anew, or another hardware class replayed it")
     if removal.noise == "fresh" and not removal.privacy:
         raise LedgerError("noise was drawn anew, but no privacy spend is stated")
@@ -76,12 +76,12 @@ def check_deletion(removal: Removal) -> str:
     whole: set[str] = set()
     seen: set[str] = set()
     for request in removal.requests:
-        if request.scope not in ct.SCOPES or request.request in seen:
+        if request.scope not in rm.SCOPES or request.request in seen:
             raise LedgerError(f"request {request.request[:16]}: comes twice, or has no known scope")
         seen.add(request.request)
         if not {request.organization, COORDINATOR} & set(removal.issuers):
             raise LedgerError(f"request {request.request[:16]}: {request.organization} is not an issuer")
-        if request.scope == ct.ORGANIZATION:
+        if request.scope == rm.ORGANIZATION:
             whole.add(request.organization)
         elif not any(entry.commitments for entry in request.removed):
             raise LedgerError(f"request {request.request[:16]}: names no record")
@@ -110,4 +110,4 @@ def check_deletion(removal: Removal) -> str:
 
 def node_name(shard: Shard) -> str:
     """Name of a shard in the provenance graph."""
-    return provenance.shardnode_name(shard.organization, shard.cohort if shard.split == ct.TRAIN else provenance.TEST)
+    return provenance.shard_name(shard.organization, shard.cohort if shard.split == rm.TRAIN else provenance.TEST)

@@ -8,11 +8,13 @@ from ledger import certificate as ct
 from ledger import checkpoint, dsse, merkle, provenance
 from ledger import events as ev
 from ledger.audit import Skip
-from ledger.certificate import Certificate, Removal
+from ledger.certificate import Certificate
 from ledger.errors import LedgerError
 from ledger.events import Event, Registry
 from ledger.identity import COORDINATOR, check_name, key_id_of
 from ledger.manifest_proof import EMPTY_ROOT
+from ledger.merkle import MerkleLog
+from ledger.removal import ORGANIZATION, Removal, removed_digest
 from ledger.removal_rules import check_claims, check_deletion, node_name
 from ledger.steps import Step, go_through
 from ledger.verify import Check, Report
@@ -20,10 +22,11 @@ from ledger.verify import Check, Report
 
 @dataclass(frozen=True)
 class RunLog:
-    """The whole log of the run, already verified, and its manifest."""
+    """The whole log of the run, already verified, its manifest, and its tree (None: not compared with checkpoints)."""
 
     events: Sequence[Event]
     manifest: Mapping[str, Any]
+    tree: MerkleLog | None = None
 
 
 @dataclass
@@ -157,6 +160,11 @@ def _check_publication(state: _State) -> None:
     state.head = checkpoint.read(said.checkpoint, state.removal.run, key, witnesses)
     if (said.selection.run, said.selection.size) != (state.removal.run, state.head.size):
         raise LedgerError("publication: the proofs are of another log than the checkpoint")
+    tree = state.log.tree if state.log is not None else None
+    if tree is not None and tree.size < state.head.size:
+        raise LedgerError(f"publication: the log here has {tree.size} events, its checkpoint {state.head.size}")
+    if tree is not None and tree.root(state.head.size) != state.head.root:
+        raise LedgerError("publication: its checkpoint is of another log than the one here: a split view")
     for proven in said.selection.events:
         leaf = merkle.leaf_hash(proven.leaf)
         merkle.verify_inclusion(leaf, proven.index, state.head.size, proven.proof, state.head.root)
@@ -236,10 +244,10 @@ def _check_events(state: _State) -> str:
         position, event = logged.get(request.request, (0, None))
         if event is None:
             raise LedgerError(f"the log has no UNLEARN_REQUEST {request.request[:16]}")
-        signers = {request.organization, COORDINATOR} if request.scope == ct.ORGANIZATION else {request.organization}
+        signers = {request.organization, COORDINATOR} if request.scope == ORGANIZATION else {request.organization}
         said = (event.body["organization"], event.body["scope"], event.body["removed"])
         if event.organization not in signers or said != (
-            request.organization, request.scope, ct.removed_digest(request.removed),
+            request.organization, request.scope, removed_digest(request.removed),
         ):  # fmt: skip
             raise LedgerError(f"request {request.request[:16]}: is not what {event.organization} asked for")
         if position > until:
@@ -283,7 +291,7 @@ def _check_anchor(state: _State) -> str:
 
     for anchor in read_anchors(state.rpc_url, said.chain):
         if (anchor.size, anchor.root) == (state.head.size, state.head.root):
-            return f"the chain has this checkpoint of {anchor.size} events as anchor {anchor.seq}: {anchor.receipt.status}"
+            return f"the chain has it as anchor {anchor.seq}, of {anchor.size} events: {anchor.receipt.status}"
     raise LedgerError(f"the chain has no anchor of the log of {state.head.size} events")
 
 
@@ -292,7 +300,8 @@ _STEPS = [
     Step("log", _check_log, "its events are signed, and have their place in the log that the checkpoint names"),
     Step("signatures", _check_signatures, "the organizations whose records were removed signed it"),
     Step("statement", lambda state: check_claims(state.removal), "it claims no more than its method gives"),
-    Step("deletion", lambda state: check_deletion(state.removal), "the records were in the shards before, and only they are gone"),
+    Step("deletion", lambda state: check_deletion(state.removal),
+         "the records were in the shards before, and only they are gone"),
     Step("events", _check_events, "request, withdrawal, execution and revocation were logged, and say the same"),
     Step("closure", _check_closure, "everything that depended on the records was replaced or dropped"),
     Step("anchor", _check_anchor, "the public chain has the checkpoint"),

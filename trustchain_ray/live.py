@@ -177,7 +177,7 @@ class LiveParticipation(Participation):
         """Make the finished run's rounds durable and its log whole."""
         assert self.federation is not None
         self.federation.writer.close()
-        ray.get(self.federation.ledger.finish.remote([]))
+        ray.get(self.federation.ledger.finish.remote([], self.federation.witnesses))
 
     def _end(self) -> None:
         if self.federation is None:

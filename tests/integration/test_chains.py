@@ -50,7 +50,8 @@ def test_a_run_on_both_chains_and_what_a_stranger_checks(
 ) -> None:  # fmt: skip
     monkeypatch.setenv("TRUSTCHAIN_ETH_KEY", SECRETS[0])
     run = tmp_path / "run"
-    result = alone.train("-c", config, "--run", str(run), *on_both(node, consortium))
+    settings, base = on_both(node, consortium), f"{finished['run']}/base"
+    result = alone.train("-c", config, "--run", str(run), f"model.base={base}", *settings)
     assert result["model_digest"] == finished["model_digest"]  # chains change nothing in a model
     assert {name: chain["backlog"] for name, chain in result["chains"].items()} == {"private": 0, "public": 0}
     assert (result["witnesses"], result["unwilling"]) == (sorted(finished["witnesses"]), {})
@@ -81,11 +82,11 @@ def test_a_run_whose_chains_are_down_is_finished_and_drained_later(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setenv("TRUSTCHAIN_ETH_KEY", SECRETS[1])
-    settings = on_both(node, consortium)
+    settings, base = on_both(node, consortium), f"{finished['run']}/base"
     node.kill()
     consortium.gateway.die()
     run = tmp_path / "run"
-    result = alone.train("-c", config, "--run", str(run), *settings, "ledger.drain_s=1")
+    result = alone.train("-c", config, "--run", str(run), f"model.base={base}", *settings, "ledger.drain_s=1")
     assert result["model_digest"] == finished["model_digest"]
     assert result["chains"]["private"]["backlog"] > result["log"]["size"] / 2
     assert result["chains"]["public"]["backlog"] >= 3

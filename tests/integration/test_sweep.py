@@ -106,20 +106,21 @@ def test_killed_and_resumed_is_the_undisturbed_sweep(
 
 
 @pytest.mark.slow
-def test_real_federations_side_by_side_and_a_point_that_fails_loses_no_other(
+def test_real_federations_and_a_point_that_fails_loses_no_other(
     session: None, config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Each trial needs two of three CPUs for its organizations: two that took one each would wait for ever."""
+    """A trial holds two of three CPUs: its organizations' workers take those, others would never come."""
     out = tmp_path / "runs"
     sweep(
-        "-c", config, "sweep.parameters={model.lora.targets: [[q_proj], [no_such]]}",
+        "-c", config, "sweep.parameters={ledger.public.kind: [none, rpc]}",
+        "ledger.public.rpc_url=http://127.0.0.1:9", "ledger.public.key_env=NO_SUCH_KEY",
         "sweep.task=train", "sweep.repeats=1", "federation.rounds=1", "participation.settle_every=1",
-        "ledger.public.kind=none", "ledger.witnesses=false", f"run.keystore={tmp_path / 'keys'}", "--out", str(out), "--json", code=1,
+        "ledger.witnesses=false", f"run.keystore={tmp_path / 'keys'}", "--out", str(out), "--json", code=1,
     )  # fmt: skip
     captured = capsys.readouterr()
     summary = json.loads(captured.out.splitlines()[-1])
     assert summary["finished"] == 1
-    assert "no_such" in summary["failed"]["1"]
+    assert "NO_SUCH_KEY" in summary["failed"]["1"]
     assert "error: point 1 failed" in captured.err
     rows = rows_of(out)
     assert rows[0]["outcomes"]["participation"] == 1.0

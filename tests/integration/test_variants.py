@@ -32,14 +32,14 @@ POOLED = ["resources.mode=pooled", "federation.rounds=2", "training.threads=1"]
     ids=["fedavg", "svd", "flora", "by_shard"],
 )
 def test_each_variant_verifies_and_loads_by_peft(
-    command: Any, config: str, tmp_path: Path, overrides: list[str]
+    command: Any, config: str, finished: dict[str, Any], tmp_path: Path, overrides: list[str]
 ) -> None:
-    run = str(tmp_path / "run")
-    result = command.train("-c", config, "--run", run, *POOLED, *overrides)
+    run, base = str(tmp_path / "run"), f"{finished['run']}/base"
+    result = command.train("-c", config, "--run", run, f"model.base={base}", *POOLED, *overrides)
     assert verify_run(run).ok
     assert len(set(adapters_of(run))) == 2
     scores = result["scores"]["federated"]["by_organization"]["beta"]
-    assert model_scores(config, run, "beta") == pytest.approx(scores, abs=1e-5)
+    assert model_scores(config, run, "beta", base) == pytest.approx(scores, abs=1e-5)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ def adapters_of(run: str) -> list[str]:
     return [json.dumps(json.loads(path.read_text())["adapters"]) for path in files]
 
 
-def model_scores(config_file: str, run: str, organization: str = "alpha") -> dict[str, Any]:
+def model_scores(config_file: str, run: str, organization: str = "alpha", base: str = "") -> dict[str, Any]:
     """Scores of the published model on an organization's test records, through plain PEFT in this process."""
     import torch
     from peft import PeftModel
@@ -24,7 +24,7 @@ def model_scores(config_file: str, run: str, organization: str = "alpha") -> dic
     from trustchain_ray.rows import encode
 
     config = load_config([config_file], [])
-    base = f"{run}/base"
+    base = base or f"{run}/base"
     torch.set_num_threads(1)
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), f"{run}/model").eval()
     tokenizer = load_tokenizer(base)
