@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 NODE := $(VENV)/npm/.ready
 
-.PHONY: run test test-fast lint clean
+.PHONY: run test test-fast test-long lint clean
 run: $(READY)
 	$(BIN)/trustchain train -c configs/quickstart.yaml $(if $(RUN),--run $(RUN))
 
@@ -15,7 +15,10 @@ test: $(READY) $(NODE)
 	$(BIN)/python -m pytest
 
 test-fast: $(READY)
-	$(BIN)/python -m pytest -m "not slow" tests/unit tests/ledger tests/envs tests/engines
+	$(BIN)/python -m pytest -m "not slow and not long" tests/unit tests/ledger tests/envs tests/engines
+
+test-long: $(READY) $(NODE)
+	$(BIN)/python -m pytest -m long
 
 lint: $(READY)
 	$(BIN)/ruff check .

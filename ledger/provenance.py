@@ -172,17 +172,46 @@ def closure(graph: Graph, sources: Iterable[Source], until: int | None = None) -
         A shard never had such a root.
     """
     nodes = [node for node in graph.nodes if until is None or node.event < until]
-    shards: list[Node] = []
+    sources = list(sources)
+    shards = [_versions(nodes, source)[-1] for source in sources]
+    reached = _reached(nodes, sources)
+    newest = {(node.kind, node.name): node.index for node in nodes}
+    live = [node for node in nodes if node.index in reached and newest[node.kind, node.name] == node.index]
+    revoked = {digest for digest, position in graph.revoked.items() if until is None or position < until}
+    kept = [node for node in live if node.kind != MODEL or node.digest not in revoked]
+    return sorted({node.index: node for node in shards}.values(), key=lambda node: node.index) + kept
+
+
+def affected(graph: Graph, sources: Iterable[Source]) -> list[Node]:
+    """Everything in the whole log that was computed from the sources' records, superseded or not, and withdrawn or not.
+
+    What replaces the closure must have nothing of this among its ancestors.
+
+    Raises
+    ------
+    LedgerError
+        A shard never had such a root.
+    """
+    reached = _reached(graph.nodes, list(sources))
+    return [node for node in graph.nodes if node.index in reached]
+
+
+def _versions(nodes: Sequence[Node], source: Source) -> list[Node]:
+    """Versions of a source's shard up to its root. Raises LedgerError where there is no such root."""
+    name = shard_name(source.organization, source.cohort)
+    versions = [node for node in nodes if (node.kind, node.name) == (SHARD, name)]
+    while versions and versions[-1].digest != source.root:
+        versions.pop()
+    if not versions:
+        raise LedgerError(f"closure: the log has no shard {name} with root {source.root[:16] or '(none)'}")
+    return versions
+
+
+def _reached(nodes: Sequence[Node], sources: Sequence[Source]) -> set[int]:
     first: dict[int, int] = {}  # version of a shard -> first round that may have read a record of a source
     for source in sources:
-        name = shard_name(source.organization, source.cohort)
-        versions = [node for node in nodes if (node.kind, node.name) == (SHARD, name)]
-        at = max((i for i, node in enumerate(versions) if node.digest == source.root), default=None)
-        if at is None:
-            raise LedgerError(f"closure: the log has no shard {name} with root {source.root[:16] or '(none)'}")
-        shards.append(versions[at])
         # Earlier versions held the records, too: what was trained on them and is still in use depends on them.
-        for version in versions[: at + 1]:
+        for version in _versions(nodes, source):
             first[version.index] = min(source.round, first.get(version.index, source.round))
     reached: set[int] = set()
     for node in nodes:
@@ -190,11 +219,7 @@ def closure(graph: Graph, sources: Iterable[Source], until: int | None = None) -
         early = node.kind == UPDATE and any(node.round < first.get(parent, 0) for parent in node.parents)
         if any(parent in reached or (parent in first and not early) for parent in node.parents):
             reached.add(node.index)
-    newest = {(node.kind, node.name): node.index for node in nodes}
-    live = [node for node in nodes if node.index in reached and newest[node.kind, node.name] == node.index]
-    revoked = {digest for digest, position in graph.revoked.items() if until is None or position < until}
-    kept = [node for node in live if node.kind != MODEL or node.digest not in revoked]
-    return sorted({node.index: node for node in shards}.values(), key=lambda node: node.index) + kept
+    return reached
 
 
 class _Builder:

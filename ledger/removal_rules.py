@@ -41,7 +41,8 @@ def check_claims(removal: Removal) -> str:
 
 def _check_models(removal: Removal) -> None:
     models = [entry for entry in removal.closure if entry.kind == provenance.MODEL]
-    if not any((entry.old, entry.new) == (removal.model["old"], removal.model["new"]) for entry in models):
+    unused = not models and removal.model["old"] == removal.model["new"]  # the records were in no step
+    if not unused and (removal.model["old"], removal.model["new"]) not in {(entry.old, entry.new) for entry in models}:
         raise LedgerError("model: its old and new digest are not those of a model in the closure")
     if any(entry.new not in (None, removal.model["new"]) for entry in models):
         raise LedgerError("model: the closure names two new models")
@@ -91,6 +92,8 @@ def check_deletion(removal: Removal) -> str:
     shards = {(shard.organization, shard.cohort, shard.split): shard for shard in removal.shards}
     if not shards or len(shards) != len(removal.shards) or set(shards) != set(wanted):
         raise LedgerError("shards: are not those that the requests name, each once")
+    if any(shard.split not in (rm.TRAIN, rm.TEST) for shard in removal.shards):
+        raise LedgerError("shards: a split is neither train nor test")
     for slot, shard in shards.items():
         if shard.organization in whole:
             if shard.new_root != EMPTY_ROOT or shard.proof:

@@ -14,7 +14,7 @@ from ledger.events import Event, Registry
 from ledger.identity import COORDINATOR, check_name, key_id_of
 from ledger.manifest_proof import EMPTY_ROOT
 from ledger.merkle import MerkleLog
-from ledger.removal import ORGANIZATION, Removal, removed_digest
+from ledger.removal import EXACT_BITWISE, EXACT_DISTRIBUTION, ORGANIZATION, Removal, removed_digest
 from ledger.removal_rules import check_claims, check_deletion, node_name
 from ledger.steps import Step, go_through
 from ledger.verify import Check, Report
@@ -216,9 +216,22 @@ def _check_closure(state: _State) -> str:
         wanted = (provenance.ADAPTER, f"{start.cohort}@{start.round}", start.digest)
         if wanted not in {(node.kind, node.name, node.digest) for node in graph.nodes if node.event < until}:
             raise LedgerError(f"start: the log has no such adapter of cohort {start.cohort!r} in round {start.round}")
+    if removal.guarantee in (EXACT_BITWISE, EXACT_DISTRIBUTION):
+        _check_new_model(graph, sources, removal.model["new"])
     if any(shard.round > 1 for shard in removal.shards):
         state.notes.append("that no earlier round used the records: only who holds the sampling key can see it")
     return f"all {len(expected)} artifacts that depend on the records, computed again from the log"
+
+
+def _check_new_model(graph: provenance.Graph, sources: list[provenance.Source], digest: str) -> None:
+    """Nothing that read the records is among what the new model was computed from."""
+    models = [node for node in graph.nodes if (node.kind, node.digest) == (provenance.MODEL, digest)]
+    if not models:
+        raise LedgerError(f"closure: the log has no model {digest[:16]}")
+    used = {node.index for node in [models[-1], *graph.ancestors(models[-1:])]}
+    for node in provenance.affected(graph, sources):
+        if node.index in used:
+            raise LedgerError(f"closure: the new model comes from {node.kind} {node.name}, which read the records")
 
 
 def _withdrawal(state: _State) -> int:

@@ -11,6 +11,7 @@ from trustchain_ray import __version__, chain
 from trustchain_ray.errors import TrustChainError
 from trustchain_ray.measure import command as measure
 from trustchain_ray.policy import commands as policy
+from trustchain_ray.sweep import command as sweep
 
 EXAMPLES = """examples:
   trustchain train -c configs/quickstart.yaml
@@ -42,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("stopped. What was finished is kept; go on with `trustchain train --resume RUN`", file=sys.stderr)
+        print(f"stopped. What was finished is kept; see `trustchain {arguments.verb} --help`", file=sys.stderr)
         return 130
 
 
@@ -73,6 +74,8 @@ def _parser() -> argparse.ArgumentParser:
     measure.add_arguments(measured)
     policies = _verb(verbs, "policy", "learn whether to take part, and judge it", _policy, policy.EXAMPLES)
     policy.add_arguments(policies)
+    sweeps = _verb(verbs, "sweep", "learn, or train, over a grid of any configuration keys", _sweep, sweep.EXAMPLES)
+    sweep.add_arguments(sweeps)
 
     doctor = _verb(verbs, "doctor", "say what this machine can do", _doctor, "  trustchain doctor")
     doctor.add_argument("--json", action="store_true", help="print one JSON object as the last line")
@@ -133,6 +136,10 @@ def _measure(arguments: argparse.Namespace) -> int:
 
 def _policy(arguments: argparse.Namespace) -> int:
     return policy.run(arguments)
+
+
+def _sweep(arguments: argparse.Namespace) -> int:
+    return sweep.run(arguments)
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

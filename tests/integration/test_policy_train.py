@@ -172,7 +172,7 @@ def test_untrained_policies_are_not_accepted(
     assert "participation.max_nash_conv allows 0.00%" in capsys.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_killed_command_goes_on_to_the_same_policies(configuration: Path, tmp_path: Path):
     def command(*arguments: str) -> list[str]:
         return [sys.executable, "-m", "trustchain_ray", "policy", "train", "--json", *arguments]

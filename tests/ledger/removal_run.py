@@ -1,5 +1,6 @@
 """A finished run from which two records of the bank are removed, with every event and file of the removal."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from fake_run import COHORT, ORGANIZATIONS, FakeRun, adapter
 
 from ledger import certificate as ct
 from ledger import events as ev
-from ledger import provenance
+from ledger import layout, provenance
 from ledger.canonical import sha256_hex
 from ledger.commitments import commit
 from ledger.dsse import Envelope
@@ -17,6 +18,7 @@ from ledger.identity import COORDINATOR
 from ledger.log import SqliteLog
 from ledger.manifest_tree import ManifestTree
 from ledger.merkle import MerkleLog, leaf_hash
+from ledger.public import PublicChain
 from ledger.publication import publish_from
 from ledger.receipts import entry_of, issue, opening_of
 from ledger.removal import (
@@ -86,9 +88,10 @@ def read_events(run: FakeRun) -> list[Event]:
         log.close()
 
 
-def removal_run(base: Path) -> RemovalRun:
+def removal_run(base: Path, open_chain: Callable[[Path], PublicChain] | None = None) -> RemovalRun:
+    """Make it, with an embedded public chain, or the one that ``open_chain`` opens in a folder."""
     run = FakeRun(base / "run", base / "keys")
-    run.open()
+    run.open(chains=None if open_chain is None else (open_chain(run.dir / layout.CHAIN), None))
     run.submit(run.opening())
     names = {who: [f"{who}-{i}" for i in range(12)] for who in ORGANIZATIONS}
     salts = {name: sha256_hex(name.encode())[:32].encode() for who in names for name in names[who]}

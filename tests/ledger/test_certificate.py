@@ -5,10 +5,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from fake_run import COHORT
-from removal_run import REQUEST, RemovalRun, removal_run
+from fake_run import COHORT, RUN
+from removal_run import REQUEST, RemovalRun, removal_run, tree_of
 
 from ledger import certificate as ct
+from ledger import checkpoint
 from ledger import events as ev
 from ledger.canonical import canonical_json, parse_canonical, sha256_hex
 from ledger.dsse import pae
@@ -244,6 +245,37 @@ def test_a_later_first_round_than_the_closure_can_bear_is_found(made):
     assert "no such adapter of cohort 'all' in round 1" in report.failure.detail
 
 
+def test_a_new_model_that_was_computed_from_the_old_adapter_is_found(made):
+    old = next(entry.old for entry in made.removal.closure if (entry.kind, entry.name) == ("adapter", "all@3"))
+    events = list(made.log.events)
+    last = max(place for place, event in enumerate(events) if event.type == ev.MODEL_RELEASE)
+    events[last] = dataclasses.replace(events[last], body={**events[last].body, "adapters": {COHORT: old}})
+    report = with_log(made, events)
+    assert report.failure is not None
+    assert "the new model comes from" in report.failure.detail
+
+
+def test_a_replay_that_read_the_shard_before_the_records_left_it_is_found(made):
+    events = list(made.log.events)
+    place = max(place for place, event in enumerate(events) if event.type == "SHARD_MANIFEST")
+    release = max(place for place, event in enumerate(events) if event.type == ev.MODEL_RELEASE)
+    events.insert(release + 1, events[place])
+    del events[place]
+    report = with_log(made, events)
+    assert report.failure is not None
+    assert "update bank/all@2, which read the records" in report.failure.detail
+
+
+def test_records_that_no_step_read_change_no_model(made):
+    shard = [entry for entry in made.removal.closure if entry.kind == "shard"]
+    model = {"old": made.removal.model["new"], "new": made.removal.model["new"]}
+    nothing = {"closure": shard, "model": model, "start": [], "steps": {"replayed": 0, "total": 24}, "withdrawn": []}
+    assert outcome(stated(made, **nothing))["deletion"] == "ok"
+    report = stated(made, **{**nothing, "model": made.removal.model})
+    assert report.failure is not None
+    assert "not those of a model" in report.failure.detail
+
+
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [
@@ -293,6 +325,54 @@ def test_a_publication_of_another_certificate_or_log_is_found(made):
     split = verify_certificate(made.certificate, trust=made.keys, log=RunLog(made.log.events, made.run.manifest, tree))
     assert split.failure is not None
     assert "a split view" in split.failure.detail
+
+
+def test_an_event_that_is_published_but_not_in_the_log_is_found(made):
+    published = ct.parse(made.certificate).publication
+    assert published is not None
+    said = published[1]
+    digest = ct.parse(made.certificate).digest
+    body = {"certificate": digest, "mode": "reexecute", "steps": 99, "result": "same"}
+    forged = canonical_json(made.run.event("clinic", ev.UNLEARN_ATTEST, body))
+    last = said.selection.events[-1]
+    assert b"UNLEARN_ATTEST" in base64.b64decode(json.loads(last.leaf)["payload"])
+    events = [*said.selection.events[:-1], dataclasses.replace(last, leaf=forged)]
+    selection = dataclasses.replace(said.selection, events=events)
+    data = ct.publish(made.certificate, made.run.coordinator, selection, said.checkpoint, said.chain, said.receipt)
+    report = verify_certificate(data, trust=made.keys)
+    assert report.failure is not None
+    assert "inclusion proof" in report.failure.detail
+
+
+def test_a_node_of_the_public_chain_is_asked_for_the_checkpoint(tmp_path):
+    pytest.importorskip("web3")
+    from anvil import CHAIN_ID, Anvil, funded
+
+    from ledger.rpc_chain import RpcChain
+
+    node = Anvil("--slots-in-an-epoch", "1").start()
+    try:
+        account = funded(node)
+        anchored = removal_run(
+            tmp_path, lambda folder: RpcChain(folder, node.url, account, RUN, chain_id=CHAIN_ID, patience_s=20.0)
+        )
+        node.mine(3)
+        report = verify_certificate(anchored.certificate, trust=anchored.keys, rpc_url=node.url)
+        assert report.ok, report.failure
+        assert "of 45 events: FINALIZED" in report.checks[-1].detail
+        content = ct.parse(anchored.certificate).publication
+        assert content is not None
+        tree = tree_of(anchored.run)
+        note = checkpoint.sign(anchored.run.coordinator, RUN, 44, tree.root(44))  # signed, and never anchored
+        events = [dataclasses.replace(e, proof=tree.inclusion_proof(e.index, 44))
+                  for e in content[1].selection.events if e.index < 44]  # fmt: skip
+        selection = dataclasses.replace(content[1].selection, events=events, size=44)
+        elsewhere = ct.publish(anchored.signed, anchored.run.coordinator, selection, note, content[1].chain)
+        report = verify_certificate(elsewhere, trust=anchored.keys, rpc_url=node.url)
+        assert report.failure is not None
+        assert "the chain has no anchor of the log of 44 events" in report.failure.detail
+    finally:
+        node.kill()
 
 
 def test_a_certificate_that_is_not_logged_yet_cannot_be_published(made):

@@ -8,7 +8,7 @@ from ledger.canonical import sha256_hex
 from ledger.errors import LedgerError
 from ledger.events import Event
 from ledger.identity import COORDINATOR
-from ledger.provenance import Graph, Source, closure, from_events, lineage_text, shard_name, to_dict, to_text
+from ledger.provenance import Graph, Source, affected, closure, from_events, lineage_text, shard_name, to_dict, to_text
 
 ORGANIZATIONS, COHORTS = ("bank", "clinic"), ("shard_0", "shard_1")
 MANIFEST = {
@@ -137,6 +137,24 @@ def test_the_replay_is_not_part_of_what_it_replaces_but_of_the_next_removal(stor
     assert after["adapter", "shard_0@3"] == digest("adapter", "shard_0", 3, "replay")
     assert ("model", "1") not in after  # revoked already
     assert after["model", "2"] == digest("model", "replay")
+
+
+def test_what_replaces_the_closure_has_nothing_affected_among_its_ancestors(story):
+    story.shard("bank", "shard_0", "without ann")
+    story.cohort_round(2, "shard_0", "replay")
+    story.cohort_round(3, "shard_0", "replay")
+    story.release("replay")
+    graph = story.graph
+    new, used = graph.nodes[-1], {node.index for node in graph.ancestors(graph.nodes[-1:])}
+    assert new.digest == digest("model", "replay")
+    # The record was first read in round 2: the replay goes on from round 1. If it was read there, it is not enough.
+    assert not used & {node.index for node in affected(graph, [bank(round_=2)])}
+    left = [node for node in affected(graph, [bank(round_=1)]) if node.index in used]
+    assert named(left) == ["update bank/shard_0@1", "adapter shard_0@1"] + [
+        f"{kind} shard_0@{round_}" if kind == "adapter" else f"update {kind}/shard_0@{round_}"
+        for round_ in (2, 3)
+        for kind in ("bank", "clinic", "adapter")
+    ]
 
 
 def test_rewards_scores_and_privacy_depend_on_what_they_measure(story):
