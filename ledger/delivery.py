@@ -33,13 +33,15 @@ class Delivery(ABC):
         Why the last step failed; None: it did not.
     refused
         Whether the chain answered that it never will: somebody has to act. It is still tried again, rarely.
+    known
+        Whether the chain was found to be this run's since it last failed.
     """
 
     def __init__(self, service: "LedgerService") -> None:
         self._service = service
         self.error: str | None = None
         self.refused = False
-        self._known = False  # whether chain and run were compared
+        self.known = False
         self._delay = 0.0
         self._not_before = 0.0
         self._wake = threading.Event()
@@ -70,9 +72,9 @@ class Delivery(ABC):
         LedgerError
             It refuses, or it is not this run's.
         """
-        if not self._known:
+        if not self.known:
             self._compare()
-            self._known = True
+            self.known = True
 
     def step(self) -> bool:
         """Do one piece of work, unless it is too early to try again.
@@ -88,8 +90,8 @@ class Delivery(ABC):
             self.connect()
             moved = self._deliver()
         except LedgerError as error:
-            self.error, self.refused = str(error), not isinstance(error, Unavailable)
-            self._known = False
+            self.refused, self.error = not isinstance(error, Unavailable), str(error)
+            self.known = False
             longest = LONGEST_DELAY_S
             self._delay = min(max(self._delay * 2, FIRST_DELAY_S), longest)
             self._not_before = time.monotonic() + self._delay
@@ -103,6 +105,10 @@ class Delivery(ABC):
             if not self.step():
                 self._wake.wait(self._delay or POLL_S)
                 self._wake.clear()
+
+    def waiting(self) -> bool:
+        """Whether the first contact has neither succeeded nor failed yet."""
+        return not self.known and self.error is None
 
     def wake(self) -> None:
         """There is something new to deliver."""

@@ -8,13 +8,16 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from ledger.errors import LedgerError, Unavailable
+from ledger.errors import LedgerError
 from ledger.heads import TreeHead
 from ledger.identity import COORDINATOR, load_or_create
 from ledger.service import LedgerService
 from trustchain_ray.chains import private_chain, public_chain
 from trustchain_ray.config import Config
 from trustchain_ray.keystore import keystore
+
+FIRST_CONTACT_S = 5.0
+"""A run waits so long for its chains to answer, or to refuse it, before it begins without them."""
 
 
 class Ledger:
@@ -66,15 +69,14 @@ class Ledger:
             A chain answers that it will never take this run: a wrong chain id, an account without money, ...
         """
         self.witnesses = list(witnesses)
-        silent = []
-        if not self.started:
-            for delivery in self.deliveries:
-                try:
-                    delivery.connect()
-                except Unavailable as error:
-                    silent.append(str(error))
         self._begin()
-        return silent
+        end = time.monotonic() + FIRST_CONTACT_S
+        while any(d.waiting() for d in self.deliveries) and time.monotonic() < end:
+            time.sleep(0.02)
+        for delivery in self.deliveries:
+            if delivery.refused:
+                raise LedgerError(str(delivery.error))
+        return [delivery.error or "no answer yet" for delivery in self.deliveries if not delivery.known]
 
     def submit(self, envelopes: list[dict[str, Any]]) -> list[str]:
         """Make events durable; the reasons of those that were refused."""

@@ -38,6 +38,7 @@ def on_both(node: Anvil, consortium: Consortium) -> list[str]:
         f"ledger.private.profile={consortium.profile()}",
         f"ledger.private.msp={consortium.user()}",
         "ledger.private.organization=Org1MSP",
+        "ledger.private.deadline_s=3",
         "ledger.anchor_every=1",
         "federation.baselines=[]",
         "resources.mode=pooled",

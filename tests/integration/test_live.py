@@ -22,6 +22,8 @@ from trustchain_ray.live import LiveParticipation
 from trustchain_ray.measure import command as measure
 from trustchain_ray.participation import EFFORTS, recorded_schedule
 
+pytestmark = pytest.mark.long
+
 CASES = {
     "cardiology": "a racing pulse",
     "neurology": "a numb hand",
@@ -90,7 +92,6 @@ def session(wards: str) -> Iterator[None]:
         yield
 
 
-@pytest.mark.long
 def test_it_passes_pettingzoos_test_and_every_episode_is_a_run_of_its_own(
     session: None, wards: str, tmp_path: Path
 ) -> None:
@@ -120,7 +121,6 @@ def surface(session: None, wards: str, base: str, tmp_path_factory: pytest.TempP
     return out
 
 
-@pytest.mark.long
 def test_learning_against_the_real_federation_and_the_surface_that_predicts_it(
     surface: Path, wards: str, base: str, tmp_path: Path
 ) -> None:

@@ -28,6 +28,8 @@ SMALL = ["--ranks", "4", "--efforts", "0,1", "--mode", "federated", "--metric", 
 COMMAND = """
 import argparse, sys
 from trustchain_ray.measure.command import add_arguments, run
+
+pytestmark = pytest.mark.long
 parser = argparse.ArgumentParser()
 add_arguments(parser)
 sys.exit(run(parser.parse_args()))
@@ -102,7 +104,6 @@ def test_the_game_plays_the_surface_and_refuses_another_rank(surface: Path) -> N
         parallel_env(GameConfig(types, found, Payoff.SHAPLEY, reward=1.0, ranks=(8,)))
 
 
-@pytest.mark.long
 def test_killed_and_resumed_is_the_surface_of_the_undisturbed_command(
     command: Any, config: str, surface: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

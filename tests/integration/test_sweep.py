@@ -21,6 +21,8 @@ from trustchain_ray.sweep.command import add_arguments, run
 COMMAND = """
 import argparse, sys
 from trustchain_ray.sweep.command import add_arguments, run
+
+pytestmark = pytest.mark.long
 parser = argparse.ArgumentParser()
 add_arguments(parser)
 sys.exit(run(parser.parse_args()))
@@ -71,7 +73,6 @@ def test_results_hold_every_point_repeat_and_its_equilibrium(undisturbed: Path) 
     assert not (undisturbed / "tune").exists()
 
 
-@pytest.mark.long
 def test_killed_and_resumed_is_the_undisturbed_sweep(
     command: Any, config: str, undisturbed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -105,7 +106,6 @@ def test_killed_and_resumed_is_the_undisturbed_sweep(
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["worked"] == 0
 
 
-@pytest.mark.long
 def test_real_federations_and_a_point_that_fails_loses_no_other(
     session: None, config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -129,7 +129,6 @@ def test_real_federations_and_a_point_that_fails_loses_no_other(
     assert verify_run(next((out / "points").glob("0000-*/repeat-0"))).ok
 
 
-@pytest.mark.long
 def test_policies_are_learned_by_rllib_too(session: None, config: str, tmp_path: Path) -> None:
     learning = "participation.learning={env_steps: 600, games: 32, hidden: [16], lr: 5.0e-3, iterations: 1}"
     sweep(
