@@ -23,13 +23,14 @@ from trustchain_ray.errors import TrustChainError, UsageError
 from trustchain_ray.measure.command import add_arguments, run
 from trustchain_ray.measure.store import Store
 
+pytestmark = pytest.mark.long
+
 HALF, ONE, OUT = Fraction(1, 2), Fraction(1), Fraction(0)
 SMALL = ["--ranks", "4", "--efforts", "0,1", "--mode", "federated", "--metric", "token_accuracy", "--workers", "1"]
 COMMAND = """
 import argparse, sys
 from trustchain_ray.measure.command import add_arguments, run
 
-pytestmark = pytest.mark.long
 parser = argparse.ArgumentParser()
 add_arguments(parser)
 sys.exit(run(parser.parse_args()))

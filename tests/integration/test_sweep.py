@@ -18,11 +18,12 @@ from ledger.verify import verify_run
 from trustchain_ray.errors import UsageError
 from trustchain_ray.sweep.command import add_arguments, run
 
+pytestmark = pytest.mark.long
+
 COMMAND = """
 import argparse, sys
 from trustchain_ray.sweep.command import add_arguments, run
 
-pytestmark = pytest.mark.long
 parser = argparse.ArgumentParser()
 add_arguments(parser)
 sys.exit(run(parser.parse_args()))
