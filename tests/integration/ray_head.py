@@ -26,16 +26,19 @@ class Head:
 @contextlib.contextmanager
 def ray_head(environment: Mapping[str, str], cpus: int, *, dashboard: bool) -> Iterator[Head]:
     """A head with so many logical CPUs; its workers get `environment`."""
-    gcs, board, client = _free_ports(3)
+    gcs, board, client, agent, grpc, metrics = _free_ports(6)  # two heads on one machine must not share any
     process = subprocess.Popen(
         [*RAY, "start", "--head", "--block", f"--num-cpus={cpus}", f"--port={gcs}", "--node-ip-address=127.0.0.1",
          f"--include-dashboard={str(dashboard).lower()}", "--dashboard-host=127.0.0.1", f"--dashboard-port={board}",
-         f"--ray-client-server-port={client}", "--disable-usage-stats"],
+         f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}",
+         f"--dashboard-agent-grpc-port={grpc}", f"--metrics-export-port={metrics}", "--disable-usage-stats"],
         env={**environment, "RAY_AUTH_MODE": "disabled", "RAY_TMPDIR": "/tmp"},
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
     try:
         _wait_for(board if dashboard else client)
+        if dashboard:
+            _wait_for(agent)  # it takes the jobs
         yield Head(f"127.0.0.1:{gcs}", f"http://127.0.0.1:{board}" if dashboard else None)
     finally:
         _end(process)
