@@ -105,6 +105,7 @@ def test_exported_policies_act_as_rllibs_modules(session: None):
             algorithm.stop()
 
 
+@pytest.mark.long
 def test_no_cost_all_in_high_cost_none_and_never_more_in_between(session: None, tmp_path: Path):
     """Comparative statics of what is learned."""
     efforts, brief = [], replace(SMALL, env_steps=1_600, games=64, lr=5e-3, iterations=1)
@@ -137,6 +138,7 @@ def configuration(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "config.yaml"
 
 
+@pytest.mark.long
 def test_train_and_evaluate_report_the_same_and_exit_by_the_threshold(
     session: None, configuration: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -163,6 +165,7 @@ def test_train_and_evaluate_report_the_same_and_exit_by_the_threshold(
     assert "was made for game" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_untrained_policies_are_not_accepted(
     session: None, configuration: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
