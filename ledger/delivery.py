@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ledger import heads
 from ledger.errors import LedgerError, Unavailable
-from ledger.private import PrivateChain
+from ledger.private import Conflict, PrivateChain
 from ledger.public import FINALIZED, PENDING, Anchor, PublicChain, Receipt
 
 if TYPE_CHECKING:
@@ -90,7 +90,8 @@ class Delivery(ABC):
             self.connect()
             moved = self._deliver()
         except LedgerError as error:
-            self.refused, self.error = not isinstance(error, Unavailable), str(error)
+            # another transaction that came first, of another run too, is no refusal: compare, then go on
+            self.refused, self.error = not isinstance(error, (Unavailable, Conflict)), str(error)
             self.known = False
             longest = LONGEST_DELAY_S
             self._delay = min(max(self._delay * 2, FIRST_DELAY_S), longest)

@@ -164,9 +164,9 @@ class FakeRun:
         return [release, self.event(COORDINATOR, ev.RUN_COMPLETE, done)]
 
     def submit(self, envelopes: Sequence[Envelope]) -> None:
-        assert self.service.submit(envelopes) == []
+        assert (rejected := self.service.submit(envelopes)) == [], rejected
         self.service.pump()
-        assert self.service.drain()
+        assert self.service.drain(), self.service.status()
 
 
 def whole_run(run_dir: Path, keys_dir: Path, *, rounds: int = 3, anchored: bool = True) -> FakeRun:

@@ -8,6 +8,7 @@ import pytest
 from anvil import Anvil, account
 from fake_run import FakeRun
 
+from ledger.private import Conflict
 from ledger.rpc_chain import RpcChain
 from ledger.verify import verify_run
 
@@ -85,3 +86,21 @@ def test_a_revoked_organization_stops_the_delivery_and_is_told(node, consortium,
     assert "bank" in status["error"]
     assert "revoked" in status["error"]
     run.service.close()
+
+
+def test_runs_that_begin_at_once_on_one_channel_conflict_and_go_on(node, consortium, tmp_path, monkeypatch):
+    run = FakeRun(tmp_path / "run", tmp_path / "keys")
+    private, conflicts = consortium.chain(), ["AppendEvents", "OpenRun"]
+    submit = private._gateway.submit
+
+    def first_comes_another(name, *arguments, **options):
+        if name in conflicts:
+            conflicts.remove(name)
+            raise Conflict(f"{name}: MVCC_READ_CONFLICT")
+        return submit(name, *arguments, **options)
+
+    monkeypatch.setattr(private._gateway, "submit", first_comes_another)
+    run.open(chains=(RpcChain(run.dir / "ledger" / "chain", node.url, account(), run.run, patience_s=5.0), private))
+    run.submit(run.opening())
+    assert conflicts == []
+    assert run.service.status()["private"] == {"backlog": 0, "error": None, "refused": False}
