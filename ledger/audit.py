@@ -48,6 +48,8 @@ class Options:
         A model folder, or one safetensors file, that is to be the released one.
     min_witnesses
         Organizations that must have cosigned the newest checkpoint; with ``trust``, only those named there count.
+    min_auditors
+        Organizations that must have counter-signed every certificate, besides its issuers.
     rpc_url
         A node of the public chain to ask.
     fabric
@@ -58,6 +60,7 @@ class Options:
     trust: Mapping[str, str] | None = None
     model: Path | None = None
     min_witnesses: int = 0
+    min_auditors: int = 0
     rpc_url: str | None = None
     fabric: Callable[[str], PrivateChain] | None = None
 
@@ -76,12 +79,24 @@ class Links:
         The last MODEL_RELEASE event.
     last_round
         Number of the last merged round.
+    withdrawn
+        Digests of the adapters that were in a file, by its name, where all were withdrawn and none replaces them.
+    superseded
+        Files of checkpoints that hold something withdrawn and were not made again: they may be missing.
+    executed
+        Position of UNLEARN_EXEC by digest of the certificate.
+    under_way
+        Whether a removal has withdrawn something and is not executed yet.
     """
 
     merges: dict[str, list[Event]] = field(default_factory=dict)
     checkpoints: dict[str, Event] = field(default_factory=dict)
     release: Event | None = None
     last_round: int = 0
+    withdrawn: dict[str, set[str]] = field(default_factory=dict)
+    superseded: set[str] = field(default_factory=set)
+    executed: dict[str, int] = field(default_factory=dict)
+    under_way: bool = False
 
 
 @dataclass

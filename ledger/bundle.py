@@ -56,7 +56,7 @@ def export(
     """Write a bundle of a run. The run may be at work; it is not changed.
 
     The bundle holds manifest, configuration, identities, log, signed tree heads with cosignatures and receipts, the
-    blocks of an embedded chain, and the seal.
+    blocks of an embedded chain, certificates of removals, and the seal.
 
     Parameters
     ----------
@@ -112,6 +112,7 @@ def _still_files(run_dir: Path, folder: Path) -> dict[str, Path]:
         if (run_dir / name).exists():
             sources[name] = layout.inside(run_dir, name)
     moving = [name for name in (layout.ANCHORS, layout.PRIVATE, layout.BLOCKS) if (run_dir / name).exists()]
+    moving += layout.certificate_files(run_dir)
     for _ in range(10):
         before = {name: layout.read_file(run_dir, name) for name in moving}
         if before == {name: layout.read_file(run_dir, name) for name in moving}:

@@ -338,7 +338,7 @@ def fsync_directory(directory: str | Path) -> None:
         os.close(descriptor)
 
 
-def write_atomic(path: str | Path, data: bytes) -> None:
+def write_atomic(path: str | Path, data: bytes, mode: int = 0o644) -> None:
     """Replace ``path`` by ``data``, durably: a crash leaves the old file or the new one, never a part.
 
     Raises
@@ -351,7 +351,7 @@ def write_atomic(path: str | Path, data: bytes) -> None:
     try:
         descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
         with os.fdopen(descriptor, "wb") as file:
-            os.fchmod(file.fileno(), 0o644)
+            os.fchmod(file.fileno(), mode)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

@@ -150,8 +150,9 @@ def publish(
 
 
 def is_certificate(data: bytes) -> bool:
-    """Whether a file looks like a certificate, by its first bytes."""
-    return data.startswith(b'{"envelope":{"payload":')
+    """Whether a file looks like a certificate, by its beginning."""
+    head, _, rest = data.partition(b'"format":"')
+    return head.startswith(b'{"envelope":{"payload":') and rest.startswith(FORMAT.encode() + b'"')
 
 
 def parse(data: bytes) -> Certificate:

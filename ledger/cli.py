@@ -1,4 +1,4 @@
-"""The command line of a stranger: ``verify``, ``export``, ``serve``, ``witness``."""
+"""The command line of a stranger: ``verify``, ``lineage``, ``export``, ``serve``, ``witness``."""
 
 import argparse
 import contextlib
@@ -7,13 +7,15 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ledger import bundle, layout
+from ledger import bundle, layout, lineage
 from ledger.canonical import is_digest
 from ledger.errors import LedgerError
 from ledger.identity import load
 from ledger.private import PrivateChain
+from ledger.report import Check, Kind, Report
 from ledger.serve import Server, serve_run
-from ledger.verify import Check, Report, verify_run
+from ledger.verify import verify_run
+from ledger.verify_document import kind_of, verify_document
 from ledger.verify_trust import read_trust
 from ledger.witness import Witness
 from ledger.witness_server import serve_witness
@@ -21,7 +23,7 @@ from ledger.witness_server import serve_witness
 
 def add_verify_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of :func:`run_verify`."""
-    parser.add_argument("target", metavar="RUN", help="a run directory, or a bundle file")
+    parser.add_argument("target", metavar="RUN", help="a run directory, a bundle, a certificate, or a receipt")
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     parser.add_argument("--partial", action="store_true", help="the directory is a part of a run: files may be missing")
     parser.add_argument("--trust", metavar="FILE", help="keys that you know: identity documents, or a table of keys")
@@ -29,6 +31,15 @@ def add_verify_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--min-witnesses", type=int, default=0, metavar="N", help="organizations that must have cosigned (default: 0)"
     )
+    parser.add_argument(
+        "--min-auditors", type=int, default=0, metavar="N",
+        help="organizations that must have counter-signed a certificate (default: 0)",
+    )  # fmt: skip
+    parser.add_argument("--run", metavar="RUN", help="of a certificate or receipt: its run, or a bundle of the log")
+    parser.add_argument(
+        "--certificate", action="append", default=[], metavar="FILE",
+        help="of a receipt: a certificate of removal; may be repeated",
+    )  # fmt: skip
     parser.add_argument("--rpc-url", metavar="URL", help="a node of the public chain to compare with")
     fabric = parser.add_argument_group("compare with the private chain, for its members")
     fabric.add_argument("--fabric-profile", metavar="FILE", help="connection profile of Hyperledger Fabric")
@@ -39,7 +50,7 @@ def add_verify_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_verify(arguments: argparse.Namespace) -> int:
-    """Check a run or a bundle and print what was checked.
+    """Check a run, a bundle, a certificate or a receipt, and print what was checked.
 
     Returns
     -------
@@ -53,27 +64,68 @@ def run_verify(arguments: argparse.Namespace) -> int:
         return _usage(f"{target}: there is no run here ({layout.MANIFEST} and {layout.LOG} are missing)")
     if bool(arguments.fabric_profile) != bool(arguments.fabric_msp):
         return _usage("--fabric-profile and --fabric-msp go together")
-    if arguments.min_witnesses < 0:
-        return _usage("--min-witnesses is not below 0")
+    for name, count in (("--min-witnesses", arguments.min_witnesses), ("--min-auditors", arguments.min_auditors)):
+        if count < 0:
+            return _usage(f"{name} is not below 0")
     try:
         trust = read_trust(arguments.trust) if arguments.trust else None
+        kind = kind_of(target)
     except LedgerError as error:
         return _usage(str(error))
-    report = verify_run(
-        target,
-        None if arguments.json else _print_check,
-        partial=arguments.partial,
-        trust=trust,
-        model=arguments.model,
-        min_witnesses=arguments.min_witnesses,
-        rpc_url=arguments.rpc_url,
-        fabric=_fabric(arguments) if arguments.fabric_profile else None,
-    )
+    if problem := _misplaced(arguments, kind):
+        return _usage(problem)
+    on_check = None if arguments.json else _print_check
+    if kind in ("run", "bundle"):
+        report = _verify_run(arguments, on_check, trust)
+    else:
+        report = verify_document(
+            target,
+            on_check,
+            run=arguments.run,
+            certificates=arguments.certificate,
+            trust=trust,
+            min_auditors=arguments.min_auditors,
+            rpc_url=arguments.rpc_url,
+        )
     if arguments.json:
         print(json.dumps(report.to_dict()))
     else:
         _print_summary(report)
     return 0 if report.ok else 1
+
+
+def _misplaced(arguments: argparse.Namespace, kind: Kind) -> str | None:
+    """What is wrong with the options for this kind of target."""
+    for name in (arguments.run, *arguments.certificate):
+        if name is not None and not Path(name).exists():
+            return f"{name}: is not there"
+    for option, given, kinds in (
+        ("--run", arguments.run, ("certificate", "receipt")),
+        ("--certificate", arguments.certificate, ("receipt",)),
+        ("--partial", arguments.partial, ("run", "bundle")),
+        ("--model", arguments.model, ("run", "bundle")),
+        ("--min-witnesses", arguments.min_witnesses, ("run", "bundle")),
+        ("--fabric-profile", arguments.fabric_profile, ("run", "bundle")),
+    ):
+        if given and kind not in kinds:
+            return f"{option} does not go with a {kind}, which {arguments.target} is"
+    return None
+
+
+def _verify_run(
+    arguments: argparse.Namespace, on_check: Callable[[Check], None] | None, trust: dict[str, str] | None
+) -> Report:
+    return verify_run(
+        arguments.target,
+        on_check,
+        partial=arguments.partial,
+        trust=trust,
+        model=arguments.model,
+        min_witnesses=arguments.min_witnesses,
+        min_auditors=arguments.min_auditors,
+        rpc_url=arguments.rpc_url,
+        fabric=_fabric(arguments) if arguments.fabric_profile else None,
+    )
 
 
 def verify_command(run_dir: str, as_json: bool) -> int:
@@ -210,7 +262,8 @@ def _usage(message: str) -> int:
 COMMANDS: list[
     tuple[str, str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]
 ] = [
-    ("verify", "check a run directory or a bundle", add_verify_arguments, run_verify),
+    ("verify", "check a run, a bundle, a certificate or a receipt", add_verify_arguments, run_verify),
+    ("lineage", "what a run's artifacts were computed from", lineage.add_arguments, lineage.run),
     ("export", "write a bundle: what a stranger needs, in one file", add_export_arguments, run_export),
     ("serve", "serve a run's log over HTTP, for reading (C2SP tlog-tiles)", add_serve_arguments, run_serve),
     ("witness", "cosign checkpoints that are consistent (C2SP tlog-witness)", add_witness_arguments, run_witness),

@@ -1,12 +1,13 @@
 """Events: the signed statements of which the log consists, and the registry that admits them."""
 
 import time as clock
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from ledger import dsse
-from ledger.canonical import canonical_json, is_digest, parse_canonical, sha256_hex
+from ledger import event_bodies as bodies
+from ledger.canonical import canonical_json, parse_canonical, sha256_hex
 from ledger.errors import LedgerError
 from ledger.identity import COORDINATOR, Identity, check_name, key_id_of
 
@@ -18,6 +19,7 @@ MAX_KEY_LENGTH = 256
 
 RUN_MANIFEST = "RUN_MANIFEST"
 REGISTER = "REGISTER"
+SHARD_MANIFEST = "SHARD_MANIFEST"
 DECISION = "DECISION"
 UPDATE = "UPDATE"
 REFUSED = "REFUSED"
@@ -37,41 +39,89 @@ KEY_ROTATION = "KEY_ROTATION"
 MODEL_REVOKED = "MODEL_REVOKED"
 
 _FIELDS = {"body", "key", "organization", "run", "time", "type"}
-_DIGEST, _STR, _INT, _DICT, _LIST = "digest", "str", "int", "dict", "list"
-_PYTHON_TYPE = {_STR: str, _DICT: dict, _LIST: list}
 
 REQUIRED: dict[str, dict[str, str]] = {
-    RUN_MANIFEST: {"manifest": _DIGEST, "config": _DIGEST},
-    REGISTER: {"organization": _STR, "key_id": _DIGEST, "public_key": _DIGEST, "document": _DIGEST},
-    DECISION: {"round": _INT, "effort": _STR},
+    RUN_MANIFEST: {"manifest": bodies.DIGEST, "config": bodies.DIGEST},
+    REGISTER: {
+        "organization": bodies.STR, "key_id": bodies.DIGEST, "public_key": bodies.DIGEST, "document": bodies.DIGEST,
+    },
+    SHARD_MANIFEST: {
+        "cohort": bodies.STR, "split": bodies.STR, "generation": bodies.INT, "records": bodies.INT,
+        "root": bodies.DIGEST,
+    },
+    DECISION: {"round": bodies.INT, "effort": bodies.STR},
     UPDATE: {
-        "round": _INT, "cohort": _STR, "base": _DIGEST, "update": _DIGEST, "weight": _INT, "steps": _INT,
+        "round": bodies.INT, "cohort": bodies.STR, "base": bodies.DIGEST, "update": bodies.DIGEST,
+        "weight": bodies.INT, "steps": bodies.INT,
     },
-    REFUSED: {"round": _INT, "organization": _STR, "cohort": _STR, "reason": _STR},
-    ABSENT: {"round": _INT, "organization": _STR, "reason": _STR},
+    REFUSED: {"round": bodies.INT, "organization": bodies.STR, "cohort": bodies.STR, "reason": bodies.STR},
+    ABSENT: {"round": bodies.INT, "organization": bodies.STR, "reason": bodies.STR},
     MERGE: {
-        "round": _INT, "cohort": _STR, "base": _DIGEST, "inputs": _LIST, "adapter": _DIGEST, "file": _STR,
+        "round": bodies.INT, "cohort": bodies.STR, "base": bodies.DIGEST, "inputs": bodies.LIST,
+        "adapter": bodies.DIGEST, "file": bodies.STR,
     },
-    EVALUATION: {"round": _INT, "scores": _DICT},
-    CHECKPOINT: {"round": _INT, "file": _STR, "digest": _DIGEST},
-    MODEL_RELEASE: {"model_digest": _DIGEST, "files": _DICT, "adapters": _DICT},
-    RUN_COMPLETE: {"rounds": _INT, "model_digest": _DIGEST},
-    UNLEARN_REQUEST: {}, UNLEARN_WITHDRAWN: {}, UNLEARN_EXEC: {}, UNLEARN_ATTEST: {},
-    REWARD_SETTLEMENT: {"round": _INT, "rule": _STR, "game": _DIGEST, "payments": _DICT},
-    PRIVACY_SPEND: {}, KEY_ROTATION: {}, MODEL_REVOKED: {},
+    EVALUATION: {"round": bodies.INT, "scores": bodies.DICT},
+    CHECKPOINT: {"round": bodies.INT, "file": bodies.STR, "digest": bodies.DIGEST},
+    MODEL_RELEASE: {"model_digest": bodies.DIGEST, "files": bodies.NAMED, "adapters": bodies.NAMED},
+    RUN_COMPLETE: {"rounds": bodies.INT, "model_digest": bodies.DIGEST},
+    REWARD_SETTLEMENT: {
+        "round": bodies.INT, "rule": bodies.STR, "game": bodies.DIGEST, "payments": bodies.DICT,
+    },
+    UNLEARN_REQUEST: {
+        "request": bodies.DIGEST, "organization": bodies.STR, "scope": bodies.STR, "method": bodies.STR,
+        "removed": bodies.DIGEST,
+    },
+    UNLEARN_WITHDRAWN: {
+        "removal": bodies.DIGEST, "requests": bodies.DIGESTS, "cohorts": bodies.ROUNDS, "models": bodies.DIGESTS,
+    },
+    MODEL_REVOKED: {"model_digest": bodies.DIGEST, "request": bodies.DIGEST, "reason": bodies.STR},
+    UNLEARN_EXEC: {
+        "requests": bodies.DIGESTS, "certificate": bodies.DIGEST, "guarantee": bodies.STR,
+        "old_model_digest": bodies.DIGEST, "new_model_digest": bodies.DIGEST, "steps_replayed": bodies.INT,
+        "steps_total": bodies.INT,
+    },
+    UNLEARN_ATTEST: {
+        "certificate": bodies.DIGEST, "mode": bodies.STR, "steps": bodies.INT, "result": bodies.STR,
+    },
+    PRIVACY_SPEND: {}, KEY_ROTATION: {},
 }  # fmt: skip
-"""Fields that the body of each type must have, with their kind; a body may have more."""
+"""Fields that the body of each type must have, with their kind; a body may have more.
+
+``UNLEARN_WITHDRAWN`` begins a removal: ``removal`` is its random id, ``requests`` those that it serves, ``cohorts`` the
+first round, by cohort, whose adapter must not be used any more.
+"""
+
+OPTIONAL: dict[str, dict[str, str]] = {
+    UPDATE: {"replay": bodies.DIGEST, "trace": bodies.TRACE},
+    MERGE: {"replay": bodies.DIGEST},
+    CHECKPOINT: {"replay": bodies.DIGEST},
+    EVALUATION: {"replay": bodies.DIGEST, "adapters": bodies.NAMED},
+    REWARD_SETTLEMENT: {"replay": bodies.DIGEST},
+    MODEL_RELEASE: {"replay": bodies.DIGEST},
+}
+"""Fields that a body may have, with their kind.
+
+``replay``: the removal in which it was made; ``trace``: a digest for each step that was trained.
+"""
+
+_INSIDE: dict[str, Callable[[str, Mapping[str, Any]], None]] = {
+    DECISION: bodies.check_decision,
+    MERGE: bodies.check_merge,
+    SHARD_MANIFEST: bodies.check_shard_manifest,
+    UNLEARN_REQUEST: bodies.check_unlearn_request,
+    UNLEARN_WITHDRAWN: bodies.check_unlearn_withdrawn,
+    UNLEARN_EXEC: bodies.check_unlearn_exec,
+}
 
 TYPES = frozenset(REQUIRED)
 
 COORDINATOR_ONLY = frozenset(
     {
         RUN_MANIFEST, REFUSED, ABSENT, MERGE, EVALUATION, CHECKPOINT, MODEL_RELEASE, RUN_COMPLETE, REWARD_SETTLEMENT,
+        UNLEARN_WITHDRAWN, MODEL_REVOKED, UNLEARN_EXEC,
     }
-)
+)  # fmt: skip
 """Types that only the coordinator may sign."""
-
-EFFORTS = frozenset({"0", "1/2", "1"})
 
 
 @dataclass(frozen=True)
@@ -104,6 +154,12 @@ class Event:
         """Round of the body, where it has one."""
         value = self.body.get("round")
         return value if type(value) is int else None
+
+    @property
+    def replay(self) -> str | None:
+        """Id of the removal in which it was made, where it is part of one."""
+        value = self.body.get("replay")
+        return value if isinstance(value, str) else None
 
 
 def make_event(
@@ -254,34 +310,12 @@ def _check_content(content: Any) -> None:
     body = content["body"]
     if not isinstance(body, dict):
         raise LedgerError(f"{where}: body is not a table")
-    for name, wanted in REQUIRED[kind].items():
-        if name not in body:
-            raise LedgerError(f"{where}: body lacks {name!r}")
-        if not _is_kind(body[name], wanted):
-            raise LedgerError(f"{where}: body.{name} is not a {wanted}: {str(body[name])[:80]!r}")
-    if kind == DECISION and body["effort"] not in EFFORTS:
-        raise LedgerError(f"{where}: effort {body['effort']!r} is none of {', '.join(sorted(EFFORTS))}")
-    if kind == MERGE:
-        for entry in body["inputs"]:
-            if (
-                not isinstance(entry, dict)
-                or not _is_kind(entry.get("organization"), _STR)
-                or not is_digest(entry.get("update"))
-                or not _is_kind(entry.get("weight"), _INT)
-            ):
-                raise LedgerError(f"{where}: every input needs organization, update (digest) and weight (int)")
-    if kind == MODEL_RELEASE:
-        for name in ("files", "adapters"):
-            if not all(is_digest(value) for value in body[name].values()):
-                raise LedgerError(f"{where}: body.{name} must map names to digests")
-
-
-def _is_kind(value: object, kind: str) -> bool:
-    if kind == _DIGEST:
-        return is_digest(value)
-    if kind == _INT:
-        return type(value) is int and value >= 0
-    return type(value) is _PYTHON_TYPE[kind]
+    try:
+        bodies.check_fields(body, REQUIRED[kind], OPTIONAL.get(kind, {}))
+        if kind in _INSIDE:
+            _INSIDE[kind](organization, body)
+    except LedgerError as error:
+        raise LedgerError(f"{where}: {error}") from None
 
 
 def _check_register(organization: str, body: dict[str, Any], key_id: str) -> None:

@@ -19,6 +19,7 @@ CHAIN = "ledger/chain"
 BLOCKS = "ledger/chain/blocks.log"
 SEAL = "ledger/seal.json"
 MODEL = "model"
+CERTIFICATES = "certificates"
 ADAPTER = "model/adapter_model.safetensors"
 
 
@@ -82,3 +83,8 @@ def files_under(run_dir: Path, folder: str) -> list[str]:
 def identity_files(run_dir: Path) -> list[str]:
     """Names of the identity documents, relative to the run directory, sorted."""
     return [name for name in files_under(run_dir, IDENTITIES) if name.endswith(".json")]
+
+
+def certificate_files(run_dir: Path) -> list[str]:
+    """Names of the certificates of removals, relative to the run directory, sorted."""
+    return [name for name in files_under(run_dir, CERTIFICATES) if name.endswith(".json")]

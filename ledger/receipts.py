@@ -17,7 +17,7 @@ import time as clock
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ledger import dsse, provenance
+from ledger import dsse
 from ledger import events as ev
 from ledger.audit import Skip
 from ledger.canonical import canonical_json, parse_canonical
@@ -29,9 +29,9 @@ from ledger.identity import Identity, check_name, key_id_of
 from ledger.manifest_proof import presence
 from ledger.manifest_tree import ManifestTree
 from ledger.removal import ORGANIZATION, TRAIN, Removal
+from ledger.report import Check, Report
 from ledger.shape import DICT, DIGEST, INT, LIST, STR, digests, fields, rows
 from ledger.steps import Step, go_through
-from ledger.verify import Check, Report
 from ledger.verify_certificate import RunLog, verify_certificate
 
 FORMAT = "trustchain-receipt-1"
@@ -142,6 +142,12 @@ def without_openings(data: bytes) -> bytes:
     return _encode(parse(data).envelope, ())
 
 
+def is_receipt(data: bytes) -> bool:
+    """Whether a file looks like a receipt, by its beginning."""
+    head, _, rest = data.partition(b'"format":"')
+    return head.startswith(b'{"envelope":{"payload":') and rest.startswith(FORMAT.encode() + b'"')
+
+
 def parse(data: bytes) -> Receipt:
     """Take a receipt apart, strictly, **without** checking anything that it says.
 
@@ -183,6 +189,7 @@ class _State:
     trust: Mapping[str, str]
     log: RunLog | None
     certificates: Sequence[bytes]
+    min_auditors: int
     read: Receipt | None = None
     notes: list[str] = field(default_factory=list)
 
@@ -198,7 +205,7 @@ class _State:
         return [
             event.body["root"]
             for event in events
-            if event.type == provenance.SHARD_MANIFEST
+            if event.type == ev.SHARD_MANIFEST
             and (event.organization, event.body["cohort"], event.body["split"]) == slot
         ]
 
@@ -210,6 +217,7 @@ def check_receipt(
     trust: Mapping[str, str] | None = None,
     log: RunLog | None = None,
     certificates: Sequence[bytes] = (),
+    min_auditors: int = 0,
     on_check: Callable[[Check], None] | None = None,
 ) -> Report:
     """Check a receipt, and after a removal that its records are gone.
@@ -226,6 +234,8 @@ def check_receipt(
         The run's log and manifest, verified.
     certificates
         Certificates of removals from the run. Each is verified with the same keys and log.
+    min_auditors
+        Organizations, other than the issuers, that must have counter-signed each of them.
     on_check
         Called with each check when it is done.
 
@@ -234,8 +244,8 @@ def check_receipt(
     Report
         Never raises on what the files hold: that makes a failed check.
     """
-    report = Report(name, "bundle")
-    go_through(_STEPS, _State(data, trust or {}, log, certificates), report, on_check)
+    report = Report(name, "receipt")
+    go_through(_STEPS, _State(data, trust or {}, log, certificates, min_auditors), report, on_check)
     return report
 
 
@@ -302,7 +312,9 @@ def _check_removal(state: _State) -> str:
         raise Skip("no certificate of a removal is given")
     removals: list[Removal] = []
     for data in state.certificates:
-        report = verify_certificate(data, trust=state.trust or None, log=state.log)
+        report = verify_certificate(
+            data, trust=state.trust or None, log=state.log, min_auditors=state.min_auditors
+        )
         if report.failure is not None:
             raise LedgerError(f"a certificate does not hold: {report.failure.name}: {report.failure.detail}")
         removals.append(parse_certificate(data).removal)

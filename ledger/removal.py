@@ -10,7 +10,7 @@ from typing import Any
 from ledger.canonical import canonical_json, parse_canonical, sha256_hex
 from ledger.errors import LedgerError
 from ledger.manifest_proof import EMPTY_ROOT
-from ledger.provenance import MODEL, SHARD, Graph, Node
+from ledger.provenance import ADAPTER, MODEL, SHARD, UPDATE, Graph, Node
 from ledger.shape import DICT, DIGEST, INT, LIST, STR, fields, rows
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
@@ -92,7 +92,10 @@ class Shard:
 
 @dataclass(frozen=True)
 class Entry:
-    """A node of the closure (:func:`ledger.provenance.closure`): its digests before and after (None: dropped)."""
+    """A node of the closure (:func:`ledger.provenance.closure`): its digests before and after.
+
+    ``new`` is None where it was dropped, and ``old`` where an approximate method keeps it.
+    """
 
     kind: str
     name: str
@@ -186,7 +189,7 @@ def entries_of(graph: Graph, closure: Iterable[Node], until: int) -> list[Entry]
     list of Entry
         With the newest digest that was logged after the withdrawal. The last model gives way to the newest one; of
         models released before it, and of what was not made again, nothing is left. A shard without a newer version is
-        empty now.
+        empty now. Updates and adapters that were not withdrawn (by an approximate method) stay.
     """
     newest = {(node.kind, node.name): node.digest for node in graph.nodes if node.event > until}
     model = next((node.digest for node in reversed(graph.nodes) if node.kind == MODEL and node.event > until), None)
@@ -195,6 +198,8 @@ def entries_of(graph: Graph, closure: Iterable[Node], until: int) -> list[Entry]
     entries = []
     for node in nodes:
         new = newest.get((node.kind, node.name), EMPTY_ROOT if node.kind == SHARD else None)
+        if new is None and node.kind in (UPDATE, ADAPTER) and node.index not in graph.withdrawn:
+            new = node.digest
         if node.kind == MODEL:
             new = model if node.index == last else None
         entries.append(Entry(node.kind, node.name, node.digest, new))

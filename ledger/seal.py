@@ -7,6 +7,7 @@ from pathlib import Path
 from ledger import dsse, events, layout
 from ledger.canonical import canonical_json, is_digest, parse_canonical
 from ledger.errors import LedgerError
+from ledger.events import Event
 from ledger.identity import Identity
 from ledger.log import SqliteLog
 
@@ -34,17 +35,28 @@ class Seal:
 
 
 def vouched_files(run_dir: Path, log: SqliteLog) -> set[str]:
-    """Files outside ``ledger/`` that the log vouches for and that are on the disk: pruned rounds are not."""
+    """Files outside ``ledger/`` that the log vouches for and that are on the disk: pruned and withdrawn ones are not.
+
+    Certificates are not among them: each vouches for itself, and organizations may counter-sign it later.
+    """
+    keys = log.keys()
+
+    def read(kind: str) -> list[tuple[int, Event]]:
+        return [(position, events.read_event(envelope, keys)) for position, envelope in log.events(kind)]
+
     names = {layout.MANIFEST, layout.CONFIG, *layout.identity_files(run_dir)}
-    release: Iterable[str] = ()
-    for kind in (events.MERGE, events.CHECKPOINT, events.MODEL_RELEASE):
-        for _, envelope in log.events(kind):
-            body = events.read_event(envelope, log.keys()).body
-            if kind == events.MODEL_RELEASE:
-                release = body["files"]
-            else:
-                names.add(body["file"])
-    return {name for name in names.union(release) if (run_dir / name).is_file()}
+    names.update(event.body["file"] for _, event in read(events.CHECKPOINT))
+    adapters: dict[tuple[str, int], str] = {}  # file by cohort and round
+    for _, event in sorted([*read(events.MERGE), *read(events.UNLEARN_WITHDRAWN)], key=lambda row: row[0]):
+        if event.type == events.MERGE:
+            adapters[event.body["cohort"], event.body["round"]] = event.body["file"]
+        else:
+            first = event.body["cohorts"]
+            adapters = {slot: file for slot, file in adapters.items() if slot[1] < first.get(slot[0], slot[1] + 1)}
+    names.update(adapters.values())
+    for _, release in read(events.MODEL_RELEASE)[-1:]:
+        names.update(release.body["files"])
+    return {name for name in names if (run_dir / name).is_file()}
 
 
 def make_seal(run_dir: Path, names: Iterable[str], seal: Mapping[str, str | int], identity: Identity) -> bytes:

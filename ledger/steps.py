@@ -6,7 +6,7 @@ from typing import Generic, Protocol, TypeVar
 
 from ledger.audit import Skip
 from ledger.errors import LedgerError
-from ledger.verify import Check, Report
+from ledger.report import Check, Report
 
 
 class _Noted(Protocol):

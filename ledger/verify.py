@@ -6,16 +6,23 @@ Needs neither Ray nor torch, and changes no file of the run.
 import contextlib
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
-from ledger import bundle, layout, verify_anchors, verify_files, verify_log, verify_private, verify_trust
+from ledger import (
+    bundle,
+    layout,
+    verify_anchors,
+    verify_files,
+    verify_log,
+    verify_private,
+    verify_removals,
+    verify_trust,
+)
 from ledger.audit import Audit, Fault, Options, Skip
 from ledger.errors import LedgerError
 from ledger.private import PrivateChain
-
-Status = Literal["ok", "fail", "skipped"]
+from ledger.report import Check, Report
 
 
 @dataclass(frozen=True)
@@ -53,80 +60,13 @@ STEPS = [
          "the public chain has the checkpoints"),
     Step("private chain", layout.PRIVATE, verify_private.check_private,
          "the organizations' private chain holds the same log"),
+    Step("certificates", layout.CERTIFICATES, verify_removals.check_certificates,
+         "every removal that was executed has a certificate, and it holds"),
 ]  # fmt: skip
 """Each may rely on those before it."""
 
 OWN_MODEL = Step("your model", layout.MODEL, verify_files.check_own_model,
                  "the model that you have is the released one")  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Check:
-    """Outcome of one step.
-
-    Attributes
-    ----------
-    name
-        The step.
-    status
-        ``ok``, ``fail`` or ``skipped`` (could not be checked, or there is nothing to check).
-    detail
-        What was checked, or what is wrong.
-    file
-        The file that is at fault, relative to the run directory.
-    """
-
-    name: str
-    status: Status
-    detail: str
-    file: str | None = None
-
-
-@dataclass
-class Report:
-    """Outcome of :func:`verify_run`; steps behind a failure are not reached and not listed in ``checks``.
-
-    Attributes
-    ----------
-    target
-        What was checked.
-    kind
-        ``run`` (a directory) or ``bundle`` (a file).
-    checks
-        Outcomes of the steps, in order.
-    checked
-        What is known now.
-    not_checked
-        What is not known, and why.
-    """
-
-    target: str
-    kind: Literal["run", "bundle"] = "run"
-    checks: list[Check] = field(default_factory=list)
-    checked: list[str] = field(default_factory=list)
-    not_checked: list[str] = field(default_factory=list)
-
-    @property
-    def ok(self) -> bool:
-        """Whether nothing is wrong; look at ``not_checked``, too."""
-        return self.failure is None
-
-    @property
-    def failure(self) -> Check | None:
-        """The check that failed."""
-        return next((check for check in self.checks if check.status == "fail"), None)
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON: ``target``, ``kind``, ``ok``, ``failure``, ``checks``, ``checked``, ``not_checked``."""
-        return {
-            "target": self.target,
-            "kind": self.kind,
-            "ok": self.ok,
-            "failure": asdict(self.failure) if self.failure else None,
-            "checks": [asdict(check) for check in self.checks],
-            "checked": self.checked,
-            "not_checked": self.not_checked,
-        }
 
 
 def verify_run(
@@ -137,6 +77,7 @@ def verify_run(
     trust: Mapping[str, str] | None = None,
     model: str | Path | None = None,
     min_witnesses: int = 0,
+    min_auditors: int = 0,
     rpc_url: str | None = None,
     fabric: Callable[[str], PrivateChain] | None = None,
 ) -> Report:
@@ -156,6 +97,8 @@ def verify_run(
         A model folder or adapter file that is to be the released one.
     min_witnesses
         Organizations that must have cosigned the newest tree head; with ``trust``, only those named there count.
+    min_auditors
+        Organizations, other than its issuers, that must have counter-signed every certificate; counted likewise.
     rpc_url
         A node of the public chain to ask. It must answer, then.
     fabric
@@ -172,7 +115,7 @@ def verify_run(
         if report.kind == "bundle":
             partial = True
             try:
-                path = resources.enter_context(_unpacked(path))
+                path = resources.enter_context(unpacked(path))
             except LedgerError as error:
                 report.checks.append(Check("bundle", "fail", str(error), str(target)))
                 report.not_checked += [step.shows for step in STEPS]
@@ -180,13 +123,14 @@ def verify_run(
                     on_check(report.checks[0])
                 return report
         own = Path(model) if model is not None else None
-        audit = Audit(path, Options(partial, trust, own, min_witnesses, rpc_url, fabric))
+        audit = Audit(path, Options(partial, trust, own, min_witnesses, min_auditors, rpc_url, fabric))
         _go_through(STEPS + [OWN_MODEL] * (own is not None), audit, report, on_check)
     return report
 
 
 @contextlib.contextmanager
-def _unpacked(path: Path) -> Iterator[Path]:
+def unpacked(path: Path) -> Iterator[Path]:
+    """Content of a bundle in a folder that is gone afterwards. Raises LedgerError as :func:`ledger.bundle.unpack`."""
     with tempfile.TemporaryDirectory(prefix="trustchain-bundle-") as folder:
         bundle.unpack(path, folder)
         yield Path(folder)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from ledger import certificate as ct
@@ -12,12 +13,12 @@ from ledger.certificate import Certificate
 from ledger.errors import LedgerError
 from ledger.events import Event, Registry
 from ledger.identity import COORDINATOR, check_name, key_id_of
-from ledger.manifest_proof import EMPTY_ROOT
 from ledger.merkle import MerkleLog
-from ledger.removal import EXACT_BITWISE, EXACT_DISTRIBUTION, ORGANIZATION, Removal, removed_digest
-from ledger.removal_rules import check_claims, check_deletion, node_name
+from ledger.removal import ORGANIZATION, Removal, removed_digest
+from ledger.removal_rules import check_claims, check_deletion
+from ledger.report import Check, Report
 from ledger.steps import Step, go_through
-from ledger.verify import Check, Report
+from ledger.verify_closure import check_closure
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,11 @@ class RunLog:
     events: Sequence[Event]
     manifest: Mapping[str, Any]
     tree: MerkleLog | None = None
+
+    @cached_property
+    def graph(self) -> provenance.Graph:
+        """The provenance graph. Raises LedgerError as :func:`ledger.provenance.from_events`."""
+        return provenance.from_events(self.events, self.manifest)
 
 
 @dataclass
@@ -90,7 +96,7 @@ def verify_certificate(
     Report
         Never raises on what the file holds: that makes a failed check.
     """
-    report = Report(name, "bundle")
+    report = Report(name, "certificate")
     go_through(_STEPS, _State(data, trust, log, min_auditors, rpc_url), report, on_check)
     return report
 
@@ -193,45 +199,10 @@ def _check_closure(state: _State) -> str:
     removal = state.removal
     if state.log is None:
         raise Skip(f"it needs the run's log; the certificate names {len(removal.closure)} artifacts")
-    graph = provenance.from_events(state.log.events, state.log.manifest)
-    until = _withdrawal(state)
-    sources = []
-    for shard in removal.shards:
-        organization, cohort = node_name(shard).split("/")
-        sources.append(provenance.Source(organization, cohort, shard.old_root, max(1, shard.round)))
-    expected = [(node.kind, node.name, node.digest) for node in provenance.closure(graph, sources, until)]
-    said = [(entry.kind, entry.name, entry.old) for entry in removal.closure]
-    if sorted(said) != sorted(expected):
-        odd = sorted(set(said) ^ set(expected)) or [entry for entry in said if said.count(entry) > 1]
-        kind, name, _ = odd[0]
-        what = "lacks" if odd[0] in expected else "names too much:"
-        raise LedgerError(f"closure: {what} {kind} {name}, by the log ({len(said)} named, {len(expected)} needed)")
-    made = {(node.kind, node.name, node.digest) for node in graph.nodes if node.event > until}
-    models = {node.digest for node in graph.nodes if node.kind == provenance.MODEL and node.event > until}
-    for entry in removal.closure:
-        known = entry.new in models if entry.kind == provenance.MODEL else (entry.kind, entry.name, entry.new) in made
-        if entry.new not in (None, EMPTY_ROOT, entry.old) and not known:
-            raise LedgerError(f"closure: the log has no {entry.kind} {entry.name} with digest {entry.new}")
-    for start in removal.start:
-        wanted = (provenance.ADAPTER, f"{start.cohort}@{start.round}", start.digest)
-        if wanted not in {(node.kind, node.name, node.digest) for node in graph.nodes if node.event < until}:
-            raise LedgerError(f"start: the log has no such adapter of cohort {start.cohort!r} in round {start.round}")
-    if removal.guarantee in (EXACT_BITWISE, EXACT_DISTRIBUTION):
-        _check_new_model(graph, sources, removal.model["new"])
+    found = check_closure(removal, state.log.graph, _withdrawal(state))
     if any(shard.round > 1 for shard in removal.shards):
         state.notes.append("that no earlier round used the records: only who holds the sampling key can see it")
-    return f"all {len(expected)} artifacts that depend on the records, computed again from the log"
-
-
-def _check_new_model(graph: provenance.Graph, sources: list[provenance.Source], digest: str) -> None:
-    """Nothing that read the records is among what the new model was computed from."""
-    models = [node for node in graph.nodes if (node.kind, node.digest) == (provenance.MODEL, digest)]
-    if not models:
-        raise LedgerError(f"closure: the log has no model {digest[:16]}")
-    used = {node.index for node in [models[-1], *graph.ancestors(models[-1:])]}
-    for node in provenance.affected(graph, sources):
-        if node.index in used:
-            raise LedgerError(f"closure: the new model comes from {node.kind} {node.name}, which read the records")
+    return found
 
 
 def _withdrawal(state: _State) -> int:
@@ -274,6 +245,8 @@ def _check_events(state: _State) -> str:
         removal.model["new"],
     ):  # fmt: skip
         raise LedgerError("UNLEARN_EXEC: says something else than the certificate")
+    if (body["steps_replayed"], body["steps_total"]) != (removal.steps["replayed"], removal.steps["total"]):
+        raise LedgerError("UNLEARN_EXEC: counts other steps than the certificate")
     revoked = {event.body["model_digest"] for _, event in state.of_type(ev.MODEL_REVOKED)}
     if kept := sorted(set(removal.withdrawn) - revoked):
         raise LedgerError(f"the log has no MODEL_REVOKED of model {kept[0][:16]}")

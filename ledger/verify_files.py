@@ -20,7 +20,9 @@ def check_seal(audit: Audit) -> str:
     run_dir = audit.run_dir
     key = _sealing_key(audit)
     if not audit.has(layout.SEAL):
-        complete = _is_complete(audit)
+        complete, under_way = _progress(audit)
+        if under_way:
+            raise Skip("not sealed: a removal is under way")
         if complete and not audit.options.partial:
             raise Fault(layout.SEAL, "is missing, though the run is complete: resume the run to seal it")
         raise Skip("the seal is not here" if complete else "not sealed: run not complete")
@@ -69,14 +71,19 @@ def _sealing_key(audit: Audit) -> str | None:
     return audit.public_key(COORDINATOR)
 
 
-def _is_complete(audit: Audit) -> bool:
+def _progress(audit: Audit) -> tuple[bool, bool]:
+    """Whether the run is complete, and whether a removal was asked for and is not executed yet."""
     with contextlib.suppress(Exception):  # a log that cannot be read is the next step's finding
         log = SqliteLog(audit.run_dir / layout.LOG, read_only=True)
         try:
-            return any(True for _ in log.events(ev.RUN_COMPLETE))
+            keys = log.keys()
+            asked = {ev.read_event(e, keys).body["request"] for _, e in log.events(ev.UNLEARN_REQUEST)}
+            for _, envelope in log.events(ev.UNLEARN_EXEC):
+                asked.difference_update(ev.read_event(envelope, keys).body["requests"])
+            return any(True for _ in log.events(ev.RUN_COMPLETE)), bool(asked)
         finally:
             log.close()
-    return False
+    return False, False
 
 
 def check_manifest(audit: Audit) -> str:
@@ -189,12 +196,17 @@ def check_rounds(audit: Audit) -> str:
     """Files of rounds are what MERGE and CHECKPOINT events name; only pruned ones may be missing."""
     links = audit.links
     checked = pruned = absent = 0
-    for event in [event for chain in links.merges.values() for event in chain] + list(links.checkpoints.values()):
+    # Of merges that wrote to the same file the newest counts.
+    merges = {(cohort, event.body["file"]): event for cohort, chain in links.merges.items() for event in chain}
+    for event in [*merges.values(), *links.checkpoints.values()]:
         name = event.body["file"]
         try:
             layout.check_file_name(name)
         except LedgerError as error:
             raise Fault(layout.LOG, str(error)) from None
+        if event.type == ev.CHECKPOINT and name in links.superseded and (links.under_way or not audit.has(name)):
+            audit.missing.discard(name)
+            continue
         if not audit.has(name) and (audit.options.partial or _is_pruned(audit, event)):
             if _is_pruned(audit, event):
                 pruned += 1
@@ -207,6 +219,7 @@ def check_rounds(audit: Audit) -> str:
         elif audit.file_digest(name) != event.body["digest"]:
             raise Fault(name, f"is not the file that the CHECKPOINT of round {event.body['round']} names")
         checked += 1
+    _check_withdrawn(audit)
     if audit.missing:
         raise Fault(min(audit.missing), "is missing, though the seal names it")
     if not checked and not pruned:
@@ -214,6 +227,23 @@ def check_rounds(audit: Audit) -> str:
     if absent:
         audit.notes.append(f"{absent} files of rounds: they are not here")
     return f"{checked} files as logged" + (f", {pruned} skipped (pruned)" if pruned else "")
+
+
+def _check_withdrawn(audit: Audit) -> None:
+    """Files of withdrawn adapters that nothing replaced are gone. Raises Fault."""
+    for name, digests in sorted(audit.links.withdrawn.items()):
+        try:
+            layout.check_file_name(name)
+        except LedgerError as error:
+            raise Fault(layout.LOG, str(error)) from None
+        if not audit.has(name):
+            continue
+        found = ""
+        with contextlib.suppress(LedgerError):
+            found = safetensors_digest(layout.inside(audit.run_dir, name))
+        # While a replay is at work, a file may be written shortly before its MERGE is logged.
+        if found in digests or not audit.links.under_way:
+            raise Fault(name, "was withdrawn, and still lies there")
 
 
 def _is_pruned(audit: Audit, event: Event) -> bool:

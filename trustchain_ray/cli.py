@@ -9,6 +9,7 @@ from ledger import cli as ledger_cli
 from ledger.errors import LedgerError
 from trustchain_ray import __version__, chain
 from trustchain_ray.errors import TrustChainError
+from trustchain_ray.forgetting import command as forgetting
 from trustchain_ray.measure import command as measure
 from trustchain_ray.policy import commands as policy
 from trustchain_ray.sweep import command as sweep
@@ -64,6 +65,10 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--dry-run", action="store_true", help="print the resolved configuration and stop")
     train.add_argument("--json", action="store_true", help="print one JSON object as the last line")
 
+    unlearn = _verb(
+        verbs, "unlearn", "remove a record, a person or an organization", _unlearn, forgetting.EXAMPLES
+    )
+    forgetting.add_arguments(unlearn)
     verify = _verb(verbs, "verify", "check what a run or a bundle claims", _verify, VERIFY)
     ledger_cli.add_verify_arguments(verify)
     export = _verb(verbs, "export", "put what a stranger needs to check a run into one file", _export, EXPORT)
@@ -116,6 +121,10 @@ def _train(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(result))
     return 0
+
+
+def _unlearn(arguments: argparse.Namespace) -> int:
+    return forgetting.run(arguments)
 
 
 def _verify(arguments: argparse.Namespace) -> int:

@@ -114,6 +114,11 @@ class DataConfig:
     bad_rows: str = _f("refuse", "Rows that cannot be read: refuse (stop, naming file and line) | skip (and count).")
     limit: int = _f(0, "At most so many training records an organization (0: all), the first by keyed order.")
     test_limit: int = _f(0, "At most so many test records an organization (0: all).")
+    exclude: list[str] = _f(
+        [],
+        "Left out, after the limits: ids of records or subjects, `organization/` before it for one organization alone, "
+        "`organization/*` for a whole one.",
+    )
 
 
 @dataclass
@@ -153,6 +158,9 @@ class FederationConfig:
     deadline_s: float = _f(600.0, "Seconds after which a missing organization is left out of a round.")
     evaluate_every: int = _f(1, "Evaluate the model every so many rounds (the last one always).")
     keep_rounds: int = _f(0, "Keep the adapters of so many last rounds (0: all).")
+    keep_updates: str = _f(
+        "settled", "Keep single updates, too: none | settled (of rounds whose rewards are settled) | all."
+    )
     baselines: list[str] = _f([], "Also train: isolated, centralised (centralised moves records: research only).")
     personalization: str = _f("none", "What an organization serves besides: none | head | adapter.")
     personalization_steps: int = _f(0, "Own steps of an organization after the last round (head, adapter).")
@@ -237,6 +245,7 @@ CHOICES = {
     "training.schedule": ("constant", "linear", "cosine"),
     "federation.cohorts": ("one", "by_shard", "by_organization", "by_both", "groups"),
     "federation.weights": ("records", "equal"),
+    "federation.keep_updates": ("none", "settled", "all"),
     "federation.participation": ("always", "never", "random", "myopic", "learned", "file"),
     "federation.personalization": ("none", "head", "adapter"),
     "resources.mode": ("dedicated", "pooled"),

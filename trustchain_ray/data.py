@@ -42,19 +42,24 @@ def organization_names(config: Config) -> list[str]:
     TrustChainError
         No organization, a name that cannot name a file or a key, or `model.lora.ranks` of an unknown one.
     """
-    data = config.data
-    if data.split == "sources":
-        names = sorted(data.organizations)
-    elif data.split in ("dirichlet", "subject"):
-        names = [f"org_{i}" for i in range(data.split_into)]
-    else:
-        names = _names_in_column(data)
+    names = [name for name in _all_names(config.data) if f"{name}/*" not in config.data.exclude]
+    if not names:
+        raise UsageError("data.exclude: leaves no organization")
     unknown = sorted(set(config.model.lora.ranks) - set(names))
     if unknown:
         raise UsageError(
             f"model.lora.ranks: there is no organization {', '.join(unknown)}; there are {', '.join(names)}"
         )
     return names
+
+
+def _all_names(data: DataConfig) -> list[str]:
+    """Names of the organizations that the data would have, the excluded ones too."""
+    if data.split == "sources":
+        return sorted(data.organizations)
+    if data.split in ("dirichlet", "subject"):
+        return [f"org_{i}" for i in range(data.split_into)]
+    return _names_in_column(data)
 
 
 def _names_in_column(data: DataConfig) -> list[str]:
@@ -105,6 +110,7 @@ def load_holdings(config: Config, organization: str) -> Holdings:
         train, test = train[held_out:], train[:held_out]
     train = train[: data.limit or None]
     test = _keyed_order(test, key)[: data.test_limit or None]
+    train, test = (_without_excluded(data, organization, records) for records in (train, test))
     if not train:
         raise TrustChainError(
             f"organization {organization!r} has no training records in {train_source}; "
@@ -203,6 +209,17 @@ def _is_unicode(*texts: str) -> bool:
         return False
 
 
+def _without_excluded(data: DataConfig, organization: str, records: list[Record]) -> list[Record]:
+    """Records without those of `data.exclude`. Nobody moves up in their place."""
+    names = set(data.exclude)
+
+    def is_excluded(record: Record) -> bool:
+        own = {record.id, record.subject}
+        return not names.isdisjoint(own | {f"{organization}/{name}" for name in own})
+
+    return [record for record in records if not is_excluded(record)] if names else records
+
+
 def _keyed_order(records: list[Record], key: bytes) -> list[Record]:
     return sorted(records, key=lambda record: derive(key, record.id))
 
@@ -214,7 +231,7 @@ def _point(key: bytes, record: Record) -> float:
 
 def _dirichlet_share(config: Config, records: list[Record], organization: str) -> list[bool]:
     """Whether each record goes to the organization: for each class, shares ~ Dirichlet(alpha)."""
-    names = organization_names(config)
+    names = _all_names(config.data)
     draws = generator(config.run.key, "dirichlet")
     classes = sorted({record.label for record in records})
     shares = {c: draws.dirichlet([config.data.dirichlet_alpha] * len(names)).cumsum() for c in classes}

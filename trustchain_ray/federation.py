@@ -24,6 +24,7 @@ from trustchain_ray.compare import collect, mean_scores
 from trustchain_ray.config import Config
 from trustchain_ray.data import organization_names
 from trustchain_ray.errors import TrustChainError
+from trustchain_ray.forgetting.amendments import Amendments
 from trustchain_ray.initial import fresh_adapter
 from trustchain_ray.keystore import keystore
 from trustchain_ray.ledger_actor import RemoteLedger
@@ -31,8 +32,9 @@ from trustchain_ray.manifest import build_manifest, check_same
 from trustchain_ray.organization import CohortTask, Reply, Terms, Update
 from trustchain_ray.participation import Schedule, effort_of, load_schedule, manifest_entry, statement_of
 from trustchain_ray.pool import start_members
-from trustchain_ray.round_writer import FinishedRound, RoundWriter, adapter_file
+from trustchain_ray.round_writer import FinishedRound, RoundWriter, adapter_file, update_file
 from trustchain_ray.run_directory import RunDirectory
+from trustchain_ray.sampling import sampling_rate
 from trustchain_ray.settlement import Settlement
 from trustchain_ray.worker import Packed
 
@@ -62,27 +64,66 @@ class Federation:
         self.config, self.run, self.progress = config, run, progress
         self.form = forms.get(config.model.lora.form)
         self.identity = load_or_create(COORDINATOR, keystore(config))
-        self.names = organization_names(config)
-        self.cohorts = cohorts_of(config.federation, self.names)
+        self.amended = Amendments.read(run)
+        self.registered = organization_names(config)
+        self.names = [name for name in self.registered if name not in self.amended.left]
+        self.cohorts = self.amended.cohorts(cohorts_of(config.federation, self.registered))
         self.resumed = (run.path / "manifest.json").is_file()
         self.id = run.read_json("manifest.json")["run"] if self.resumed else f"{config.run.name}-{secrets.token_hex(6)}"
+        self.registrations: dict[str, dict[str, Any]] = {}
         self.states: dict[str, Tensors] = {}
+        self.fresh: Tensors = {}
+        self.initial: Tensors = {}
         self.late: dict[str, Any] = {}  # organizations still at work on an earlier round
         self.finished = 0
         self.ledger_seconds = 0.0  # of this process: what the log and the chains cost the rounds
 
     def start(self) -> None:
         """Start organizations and ledger, agree on the manifest, load the last finished round."""
-        self.base = prepare_base(self.config, self.run, self.progress)
-        self.members = {m.name: m for m in start_members(self.config, self.id, self.names)}
-        self.registrations = self._gather("register", self.base)
-        self.records = {n: int(r["train"]) for n, r in self.registrations.items()}
+        if self.resumed:
+            if self.amended.unfinished:
+                raise TrustChainError(
+                    f"{self.run.path}: a removal is not finished; finish it first: trustchain unlearn {self.run.path}"
+                )
+            self.reopen()
+            self.enlist()
+            self._log_setup()
+        else:
+            self._start_members()
+            self.enlist()
+            self._open_ledger()
+            self._log_setup()
+            self._load_rounds()
+
+    def reopen(self) -> None:
+        """Start organizations, without their workers, and the ledger of a run that has begun; load where it stands."""
+        self._start_members()
+        self.manifest = self.run.read_json("manifest.json")
+        self.fresh, self.initial = load_tensors(self.run.path / FROZEN), load_tensors(self.run.path / INITIAL)
+        self.records = {name: sum(counts.values()) for name, counts in self.manifest["records"].items()}
+        self.counts = self.amended.records(self.manifest["records"])
         self.settlement, self.schedule = Settlement(self.config, self.records), self._schedule()
+        self.gather("reconcile", self.amended.known)
+        self._open_ledger()
+        self._load_rounds()
+
+    def enlist(self) -> None:
+        """Start the workers and agree on the terms."""
+        self.registrations = self.gather("register", self.base, names=self.names)
+        self.counts = {n: {c: int(k) for c, k in r["records"].items()} for n, r in self.registrations.items()}
+        if not self.resumed:
+            self.records = {n: int(r["train"]) for n, r in self.registrations.items()}
+            self.settlement, self.schedule = Settlement(self.config, self.records), self._schedule()
         shapes = next(iter(self.registrations.values()))["worker"]["shapes"]
         self._agree(shapes)
+        self.set_terms(shapes)
+
+    def set_terms(self, shapes: dict[str, tuple[int, ...]]) -> None:
+        """Terms of the records as they are now; organizations read them with the next call."""
+        rates = {n: {c: self.rate_of(n, c) for c in counts} for n, counts in self.counts.items()}
         self.terms = Terms(
             run=self.id,
-            rates={n: {c: float(q) for c, q in r.items()} for n, r in self.manifest["sampling_rates"].items()},
+            rates=rates,
             shapes=shapes,
             fresh=Packed.of(self.fresh),
             base=self.base,
@@ -90,22 +131,31 @@ class Federation:
             schedule=self.schedule,
         )
         self.terms_ref = [ray.put(self.terms)]
+
+    def _start_members(self) -> None:
+        self.base = prepare_base(self.config, self.run, self.progress)
+        leaving = self.amended.unfinished.left if self.amended.unfinished is not None else []
+        self.members = {m.name: m for m in start_members(self.config, self.id, sorted({*self.names, *leaving}))}
+
+    def _open_ledger(self) -> None:
+        """Start the ledger actor and the writer of rounds."""
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)  # by the run's files
         self.ledger = RemoteLedger.options(
             num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here
         ).remote(str(self.run.path), self.id, self.config)
         self.witnesses = list(self.members.values()) if self.config.ledger.witnesses else []
-        for silent in self._ask_ledger("start", self.witnesses):
+        for silent in self.ask_ledger("start", self.witnesses):
             self.progress(f"going on without an answer of a chain, whose backlog is kept: {silent}")
-        self._log_setup()
         self.writer = RoundWriter(self.run, self.config.federation.keep_rounds, self._log_round)
-        self._load_rounds()
 
     def model(self, cohort_states: dict[str, Tensors] | None = None) -> Tensors:
         """The merge of the cohorts (default: as they stand now), in the form's own tensors."""
         cohort_states = self.states if cohort_states is None else cohort_states
         held = {c: sum(self._records(n, c) for n in self.cohorts[c]) for c in sorted(self.cohorts)}
         held = {c: count for c, count in held.items() if count}  # a cohort without records has learnt nothing
+        held = {c: count for c, count in held.items() if c in cohort_states}  # not one that is withdrawn
+        if not held:
+            return self.initial
         weights = [1] * len(held) if self.config.federation.weights == "equal" else list(held.values())
         states = [cohort_states[c] for c in held]
         merged: Tensors = self.form.merge_cohorts(self.initial, states, weights, self.config.federation.merge_scale)
@@ -147,7 +197,7 @@ class Federation:
             try:
                 replies[name] = ray.get(done[0])
             except (RayActorError, RayTaskError) as error:
-                absent[name] = _reason(error)
+                absent[name] = reason_of(error)
                 self.progress(f"  {name} is left out of round {number}: {absent[name]}")
                 continue
             finally:
@@ -160,15 +210,16 @@ class Federation:
                 absent[name] = f"its answer was refused: {refused}"
             for c, cohort in rounds.items():
                 if not cohort.waiting and c not in merged:
-                    merged[c] = self._merge(number, c, cohort)
+                    merged[c] = self.merge(number, c, cohort)
         for name, reason in absent.items():
-            events.append(self._event("ABSENT", {"round": number, "organization": name, "reason": reason[:500]}))
+            events.append(self.event("ABSENT", {"round": number, "organization": name, "reason": reason[:500]}))
         self._check_quorum(number, replies, absent)
         for c, cohort in rounds.items():
             if c not in merged:
-                merged[c] = self._merge(number, c, cohort)
+                merged[c] = self.merge(number, c, cohort)
         seconds = time.perf_counter() - began
-        events += self._settle(number, before, rounds, replies)
+        played = {n: effort_of(reply.decision) for n, reply in replies.items()}
+        events += self.settle(number, before, rounds, played)
         return self._close_round(number, rounds, merged, replies, events, seconds), started
 
     def evaluate(self, model: Tensors) -> dict[str, Any]:
@@ -182,7 +233,7 @@ class Federation:
 
     def log_event(self, kind: str, body: dict[str, Any]) -> None:
         """Sign and send an event of the coordinator."""
-        self.submit([self._event(kind, body)])
+        self.submit([self.event(kind, body)])
 
     def submit(self, envelopes: list[dict[str, Any]]) -> None:
         """Send events to the ledger actor without waiting for it."""
@@ -208,11 +259,9 @@ class Federation:
     def _agree(self, shapes: dict[str, tuple[int, ...]]) -> None:
         """Frozen and initial tensors, and the manifest: made once, afterwards only compared."""
         lora, head = self.config.model.lora, next(iter(self.registrations.values()))["worker"]["head"]
-        if self.resumed:
-            self.fresh = load_tensors(self.run.path / FROZEN)
-        else:
+        if not self.resumed:
             self.fresh = {**fresh_adapter(shapes, self.config.run.key, "frozen", lora.rank, lora.form), **head}
-        self.initial: Tensors = self.form.initial(self.fresh, lora.rank)
+            self.initial = self.form.initial(self.fresh, lora.rank)
         config_digest = sha256_hex((self.run.path / "config.yaml").read_bytes())
         manifest = build_manifest(
             self.config,
@@ -225,7 +274,8 @@ class Federation:
             manifest_entry(self.config, self.records, self.schedule),
         )
         if self.resumed:
-            check_same(self.run.read_json("manifest.json"), manifest, str(self.run.path))
+            self.amended.check(self.counts, str(self.run.path))
+            check_same(self.manifest, manifest, str(self.run.path), bool(self.amended.known))
         else:
             (self.run.path / "rounds" / "0000").mkdir(exist_ok=True)
             save_tensors(self.run.path / FROZEN, self.fresh)
@@ -234,26 +284,29 @@ class Federation:
             for name, document in {**documents, COORDINATOR: public_document(self.identity)}.items():
                 self.run.write_json(f"identities/{name}.json", document)
             self.run.write_json("manifest.json", manifest)  # last: it marks a run that can be resumed
-        self.manifest = manifest
+            self.manifest = manifest
 
     def _log_setup(self) -> None:
         """Registrations and the manifest; sent again at a resume, which changes nothing."""
-        events = [self._event("REGISTER", self._registration(COORDINATOR, public_document(self.identity)))]
+        events = [self.event("REGISTER", self._registration(COORDINATOR, public_document(self.identity)))]
         bodies = {n: self._registration(n, r["document"]) for n, r in self.registrations.items()}
         signed = {n: self.members[n].call("sign_event", "REGISTER", body) for n, body in bodies.items()}
         events += [ray.get(signed[n]) for n in self.names]
         data = (self.run.path / "manifest.json").read_bytes()
         body = {"manifest": sha256_hex(data), "config": self.manifest["config"], "frozen": self.manifest["frozen"]}
-        events.append(self._event("RUN_MANIFEST", body))
-        refused = self._ask_ledger("submit", events)
+        events.append(self.event("RUN_MANIFEST", body))
+        if not self.amended.known:  # later generations are logged by the removals that made them
+            events += [event for signed in self.gather("shard_events", 0).values() for event in signed]
+        refused = self.ask_ledger("submit", events)
         if refused:
             raise TrustChainError(f"the ledger refused the registration: {'; '.join(refused)}")
 
-    def _ask_ledger(self, method: str, *args: Any) -> Any:
+    def ask_ledger(self, method: str, *args: Any) -> Any:
+        """Call a method of the ledger actor and wait. Raises TrustChainError where it cannot do it."""
         try:
             return ray.get(getattr(self.ledger, method).remote(*args))
         except RayTaskError as error:
-            raise TrustChainError(f"the ledger cannot work: {_reason(error)}") from None
+            raise TrustChainError(f"the ledger cannot work: {reason_of(error)}") from None
 
     def _registration(self, name: str, document: dict[str, str]) -> dict[str, Any]:
         file = (self.run.path / "identities" / f"{name}.json").read_bytes()
@@ -270,12 +323,15 @@ class Federation:
         finished = self.run.finished_rounds()
         for number in finished:
             content = self.run.read_json(f"rounds/{number:04d}/round.json")
-            self.submit([*content["events"], self._checkpoint(number)])
+            self.submit([*content["events"], self.checkpoint(number, replay=content.get("replay"))])
             self._recall(content["events"])
         if finished:
             self.finished = finished[-1]
             content = self.run.read_json(f"rounds/{self.finished:04d}/round.json")
-            for cohort in self.cohorts:
+            for cohort in list(self.cohorts):
+                if cohort in self.amended.withdrawn:
+                    del self.states[cohort]
+                    continue
                 path = self.run.path / adapter_file(self.finished, cohort)
                 self.states[cohort] = load_tensors(path)
                 if digest(self.states[cohort]) != content["adapters"][cohort]:
@@ -285,6 +341,7 @@ class Federation:
         """What a finished round showed, from its own events."""
         statements = [statement_of(envelope) for envelope in envelopes]
         decided = [s for s in statements if s["type"] == "DECISION"]
+        # a settlement that a removal made again stands last, and counts
         self.settlement.note({s["organization"]: Fraction(s["body"]["effort"]) for s in decided})
         for statement in statements:
             if statement["type"] == "REWARD_SETTLEMENT":
@@ -294,22 +351,43 @@ class Federation:
         settings = self.config.federation
         if settings.participation != "file":
             return None
-        return load_schedule(self.config.participation.schedule, self.names, settings.rounds)
+        return load_schedule(self.config.participation.schedule, self.registered, settings.rounds)
 
     def _open_round(self, number: int) -> dict[str, CohortRound]:
         rounds = {}
         for cohort, members in self.cohorts.items():
-            task = CohortTask(cohort, ray.put(Packed.of(self.states[cohort])), digest(self.states[cohort]))
-            rounds[cohort] = CohortRound(task, set(members) - set(self.late))
+            rounds[cohort] = CohortRound(self.task_of(cohort), set(members) - set(self.late))
         return rounds
 
+    def task_of(self, cohort: str) -> CohortTask:
+        """A cohort's state as it stands, for its members."""
+        return self.task_of_state(cohort, self.states[cohort])
+
+    def task_of_state(self, cohort: str, state: Tensors) -> CohortTask:
+        """Some state of a cohort, for its members."""
+        return CohortTask(cohort, ray.put(Packed.of(state)), digest(state))
+
     def _accept(self, number: int, name: str, reply: Reply, rounds: dict[str, CohortRound]) -> list[dict[str, Any]]:
-        """Check the decision and the updates of one organization; events of what was accepted and refused."""
+        """Check the decision and the updates of one organization; events of what was accepted and refused.
+
+        Raises
+        ------
+        Refused
+            The decision is not its own.
+        """
         document = self.registrations[name]["document"]
         keys = {document["key_id"]: document["public_key"]}  # it may sign for itself alone
         check_decision(reply.decision, name, number, keys, self.id)
-        events = [reply.decision]
-        for update in reply.updates:
+        return [reply.decision, *self.accept_updates(number, name, reply.updates, rounds)]
+
+    def accept_updates(
+        self, number: int, name: str, updates: list[Update], rounds: dict[str, CohortRound]
+    ) -> list[dict[str, Any]]:
+        """Check the updates of one organization; events of what was accepted and refused."""
+        document = self.registrations[name]["document"]
+        keys = {document["key_id"]: document["public_key"]}
+        events = []
+        for update in updates:
             cohort = rounds.get(update.cohort)
             try:
                 if cohort is None or name not in self.cohorts[update.cohort]:
@@ -330,7 +408,7 @@ class Federation:
             except Refused as refused:
                 cohort_name = str(update.cohort)[:100]
                 body = {"round": number, "organization": name, "cohort": cohort_name, "reason": str(refused)}
-                events.append(self._event("REFUSED", {**body, "update": digest(update.update.tensors())}))
+                events.append(self.event("REFUSED", {**body, "update": digest(update.update.tensors())}))
                 self.progress(f"  refused an update of {name}: {refused}")
             else:
                 cohort.accepted[name] = update
@@ -347,7 +425,7 @@ class Federation:
         shapes = {n: t for n, t in self.fresh.items() if not n.endswith((".lora_A.weight", ".lora_B.weight"))}
         return Layout.of({**fresh_adapter(self.terms.shapes, "", "layout", rank, lora.form), **shapes})
 
-    def _merge(self, number: int, name: str, cohort: CohortRound) -> dict[str, Any]:
+    def merge(self, number: int, name: str, cohort: CohortRound) -> dict[str, Any]:
         """Merge a cohort's accepted updates into its state; the body of its MERGE event."""
         self.states[name] = self._merged(self.states[name], cohort, cohort.accepted)
         inputs = [
@@ -378,21 +456,38 @@ class Federation:
         )
         return merged
 
-    def _settle(
-        self, number: int, before: dict[str, Tensors], rounds: dict[str, CohortRound], replies: dict[str, Reply]
+    def settle(
+        self, number: int, before: dict[str, Tensors], rounds: dict[str, CohortRound], played: dict[str, Fraction]
     ) -> list[dict[str, Any]]:
         """Remember what was played; the REWARD_SETTLEMENT of a round that is due."""
-        played = {n: effort_of(reply.decision) for n, reply in replies.items()}
         self.settlement.note(played)
         if not self.settlement.due(number):
             return []
+        return [self.event("REWARD_SETTLEMENT", self._settled(number, before, rounds, played))]
+
+    def settle_again(
+        self,
+        number: int,
+        before: dict[str, Tensors],
+        rounds: dict[str, CohortRound],
+        played: dict[str, Fraction],
+        removal: str,
+    ) -> list[dict[str, Any]]:
+        """The REWARD_SETTLEMENT of a round that a removal replayed."""
+        return [
+            self.event("REWARD_SETTLEMENT", {**self._settled(number, before, rounds, played), "replay": removal})
+        ]
+
+    def _settled(
+        self, number: int, before: dict[str, Tensors], rounds: dict[str, CohortRound], played: dict[str, Fraction]
+    ) -> dict[str, Any]:
         merged = {n: played[n] for c in rounds.values() for n in c.accepted}
 
         def value(coalition: frozenset[str]) -> float:
             states = {c: self._merged(before[c], cohort, coalition) for c, cohort in rounds.items()}
             return mean_scores(collect(self.evaluate(self.model(states))))["accuracy"]
 
-        return [self._event("REWARD_SETTLEMENT", self.settlement.settle(number, merged, value))]
+        return self.settlement.settle(number, merged, value)
 
     def _close_round(
         self,
@@ -403,33 +498,43 @@ class Federation:
         events: list[dict[str, Any]],
         seconds: float,
     ) -> dict[str, Any]:
-        updates = [u for c in rounds.values() for u in c.accepted.values()]
-        losses = [loss for u in updates for loss in u.losses]
+        sent = [u for c in rounds.values() for u in c.accepted.values()]
+        losses = [loss for u in sent for loss in u.losses]
         metrics = {
             "seconds": seconds,
             "ended": time.time(),
-            "training_seconds": sum(u.seconds for u in updates),
+            "training_seconds": sum(u.seconds for u in sent),
             "longest_training_seconds": max((sum(u.seconds for u in r.updates) for r in replies.values()), default=0.0),
             "organization_seconds": sum(r.seconds for r in replies.values()),
-            "worker_resident_bytes": max((u.resident for u in updates), default=0),
-            "records": sum(u.records for u in updates),
+            "worker_resident_bytes": max((u.resident for u in sent), default=0),
+            "records": sum(u.records for u in sent),
             "organizations": len(replies),
             "loss": sum(losses) / len(losses) if losses else 0.0,
-            "bytes": sum(u.update.buffer.nbytes for u in updates),
+            "bytes": sum(u.update.buffer.nbytes for u in sent),
         }
-        events += [self._event("MERGE", merged[c]) for c in sorted(merged)]
+        events += [self.event("MERGE", merged[c]) for c in sorted(merged)]
         adapters = {c: merged[c]["adapter"] for c in merged}
-        self.writer.put(FinishedRound(number, dict(self.states), adapters, events, metrics))
+        updates = self.kept_updates(number, rounds)
+        self.writer.put(FinishedRound(number, dict(self.states), adapters, events, metrics, updates))
         self.finished = number
         return metrics
 
-    def _log_round(self, finished: FinishedRound, data: bytes) -> None:
-        self.submit([*finished.events, self._checkpoint(finished.number, data)])
+    def kept_updates(self, number: int, rounds: dict[str, CohortRound]) -> dict[str, Tensors]:
+        """Updates that are kept on the disk (`federation.keep_updates`), by their file's name in the round."""
+        keep = self.config.federation.keep_updates
+        if keep == "none" or (keep == "settled" and not self.settlement.due(number)):
+            return {}
+        return {update_file(c, n): u.update.tensors() for c, r in rounds.items() for n, u in r.accepted.items()}
 
-    def _checkpoint(self, number: int, data: bytes | None = None) -> dict[str, Any]:
+    def _log_round(self, finished: FinishedRound, data: bytes) -> None:
+        self.submit([*finished.events, self.checkpoint(finished.number, data)])
+
+    def checkpoint(self, number: int, data: bytes | None = None, replay: str | None = None) -> dict[str, Any]:
+        """CHECKPOINT of a round's `round.json`; `replay` is the removal that wrote it again."""
         file = f"rounds/{number:04d}/round.json"
         data = data if data is not None else (self.run.path / file).read_bytes()
-        return self._event("CHECKPOINT", {"round": number, "file": file, "digest": sha256_hex(data)})
+        extra = {"replay": replay} if replay else {}
+        return self.event("CHECKPOINT", {"round": number, "file": file, "digest": sha256_hex(data), **extra})
 
     def _check_quorum(self, number: int, replies: dict[str, Reply], absent: dict[str, str]) -> None:
         least = self.config.federation.quorum * len(self.names)
@@ -448,31 +553,51 @@ class Federation:
         return bool(done)
 
     def _records(self, organization: str, cohort: str) -> int:
-        return int(self.registrations[organization]["records"][cohort])
+        return self.counts[organization][cohort]
 
-    def _event(self, kind: str, body: dict[str, Any]) -> dict[str, Any]:
+    def event(self, kind: str, body: dict[str, Any]) -> dict[str, Any]:
+        """An event that the coordinator signs."""
         return make_event(self.identity, self.id, kind, body)
 
-    def _gather(self, method: str, *args: Any) -> dict[str, Any]:
-        """Call a method of every organization; answers by name.
+    def gather(self, method: str, *args: Any, names: Collection[str] | None = None) -> dict[str, Any]:
+        """Call a method of every organization (or those named); answers by name.
 
         Raises
         ------
         TrustChainError
             The first failure, with the organization's name.
         """
-        refs = {name: member.call(method, *args) for name, member in self.members.items()}
+        asked = {n: m for n, m in self.members.items() if names is None or n in names}
+        refs = {name: member.call(method, *args) for name, member in asked.items()}
         answers = {}
         for name, ref in refs.items():
             try:
-                answers[name] = ray.get(ref)
-            except (RayActorError, RayTaskError) as error:
+                answers[name] = self.answer(name, ref)
+            except TrustChainError:
                 ray.wait(list(refs.values()), num_returns=len(refs), timeout=30)  # let the others end quietly
-                raise TrustChainError(f"organization {name!r}: {_reason(error)}") from None
+                raise
         return answers
 
+    @staticmethod
+    def answer(name: str, reference: Any) -> Any:
+        """Wait for an organization's answer. Raises TrustChainError with its name."""
+        try:
+            return ray.get(reference)
+        except (RayActorError, RayTaskError) as error:
+            raise TrustChainError(f"organization {name!r}: {reason_of(error)}") from None
 
-def _reason(error: Exception) -> str:
+    def environments(self) -> dict[str, dict[str, str]]:
+        """Hardware class of every organization that has registered in this process; else as the run began."""
+        if not self.registrations:
+            return {n: self.manifest["environments"][n] for n in self.names}
+        return {n: r["worker"]["environment"] for n, r in self.registrations.items()}
+
+    def rate_of(self, organization: str, cohort: str) -> float:
+        """Sampling rate of a member, as its records are now."""
+        return sampling_rate(self.config.training, self.counts[organization][cohort])
+
+
+def reason_of(error: Exception) -> str:
     """The cause of a remote failure in one line."""
     cause = getattr(error, "cause", None) or error
     lines = [line for line in str(cause).strip().splitlines() if line.strip()]

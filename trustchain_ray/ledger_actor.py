@@ -46,6 +46,7 @@ class Ledger:
         self.failure: str | None = None
         self.seen: dict[str, int] = {}  # size of the log that each organization cosigned last
         self.unwilling: dict[str, str] = {}
+        self.asking = threading.Lock()
         self.deliveries = [d for d in (self.service.private, self.service.public) if d is not None]
         self.threads = [threading.Thread(target=work, daemon=True) for work in (self._move, self._witness)]
         self.threads += [threading.Thread(target=d.work, args=(self.closing,), daemon=True) for d in self.deliveries]
@@ -84,6 +85,26 @@ class Ledger:
         refused = self.service.submit(envelopes)
         self.wake.set()
         return [f"{envelopes[r.index]['payload'][:16]}...: {r.reason}" for r in refused]
+
+    def flush(self) -> dict[str, Any]:
+        """Bring everything that was submitted into the log; the status."""
+        self._begin()
+        while self.service.pump():
+            pass
+        return self.status()
+
+    def settle(self, witnesses: Sequence[Any]) -> dict[str, Any]:
+        """Flush, sign a tree head and have it cosigned; wait a little for the public chain. The status."""
+        self.witnesses = list(witnesses)
+        self.flush()
+        self.service.sign_head()
+        for delivery in self.deliveries:
+            delivery.wake()
+        self._cosign(self.config.ledger.drain_s)
+        end = time.monotonic() + self.config.ledger.drain_s
+        while time.monotonic() < end and any(d.backlog() and d.error is None for d in self.deliveries):
+            time.sleep(0.02)
+        return self.status()
 
     def finish(self, files: list[str], witnesses: Sequence[Any]) -> dict[str, Any]:
         """Drain everything, have the last head cosigned, and seal the run; the ledger's status."""
@@ -138,6 +159,10 @@ class Ledger:
 
     def _cosign(self, patience_s: float, stop: threading.Event | None = None) -> None:
         """Ask every organization that has not cosigned the newest head; who does not answer in time is left out."""
+        with self.asking:
+            self._ask_all(patience_s, stop)
+
+    def _ask_all(self, patience_s: float, stop: threading.Event | None) -> None:
         signed = self.service.signed_heads()
         if not signed:
             return

@@ -1,8 +1,10 @@
 """The manifest: what everybody agreed on before round 1. A replay is a function of it, records and key."""
 
+import functools
+from pathlib import Path
 from typing import Any
 
-from ledger.canonical import sha256_hex
+from ledger.canonical import canonical_json, sha256_hex
 from trustchain_ray import __version__
 from trustchain_ray.adapter import Tensors, digest
 from trustchain_ray.config import Config
@@ -10,6 +12,20 @@ from trustchain_ray.errors import TrustChainError
 from trustchain_ray.keys import derive
 from trustchain_ray.merge import FRACTION_BITS
 from trustchain_ray.sampling import sampling_rate
+
+PROGRAM = (
+    "adapter", "cohorts", "data", "initial", "keys", "merge", "models", "rates", "rows", "sampling", "sources",
+    "worker", "engines/*", "forms/*",
+)  # fmt: skip
+"""Modules on which the bits of a trained adapter depend."""
+
+
+@functools.cache
+def program_digest() -> str:
+    """SHA-256 over the sources of the training program: a replay by another one may give other bits."""
+    folder = Path(__file__).parent
+    files = sorted(path for name in PROGRAM for path in folder.glob(f"{name}.py"))
+    return sha256_hex(canonical_json({str(p.relative_to(folder)): sha256_hex(p.read_bytes()) for p in files}))
 
 
 def build_manifest(
@@ -63,19 +79,33 @@ def build_manifest(
         "participation": participation,
         "config": config_digest,
         "key": sha256_hex(derive(config.run.key, "commitment")),
+        "program": program_digest(),
         "environments": {name: r["worker"]["environment"] for name, r in registrations.items()},
     }
 
 
-def check_same(old: dict[str, Any], new: dict[str, Any], where: str) -> None:
+AMENDED = {
+    "cohorts", "environments", "initial", "organizations", "participation", "program", "records", "sampling_rates",
+    "version",
+}  # fmt: skip
+"""What may differ once records were removed; the manifest itself stays as it was agreed on."""
+
+
+def check_same(old: dict[str, Any], new: dict[str, Any], where: str, amended: bool = False) -> None:
     """Refuse to resume a run whose records, base, configuration or hardware class changed.
+
+    Parameters
+    ----------
+    amended : records were removed: what removals change is compared elsewhere, and another hardware class or version
+        only weakens what a certificate claims.
 
     Raises
     ------
     TrustChainError
         Naming each part that differs.
     """
-    parts = [part for part in sorted(set(old) | set(new)) if old.get(part) != new.get(part)]
+    compared = (set(old) | set(new)) - (AMENDED if amended else set())
+    parts = [part for part in sorted(compared) if old.get(part) != new.get(part)]
     if parts:
         shown = "; ".join(f"{part}: {_short(old.get(part))} -> {_short(new.get(part))}" for part in parts)
         raise TrustChainError(f"{where} cannot be resumed, this is not the same run any more: {shown}")

@@ -4,7 +4,6 @@ import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from fractions import Fraction
 from typing import Any
 
 import ray
@@ -12,12 +11,15 @@ import ray
 from ledger.errors import LedgerError
 from ledger.events import make_event
 from ledger.identity import load_or_create, public_document
+from ledger.removal import Removal
 from ledger.witness import Stale, Witness
 from trustchain_ray import forms
 from trustchain_ray.adapter import Tensors, digest, head, save_tensors
 from trustchain_ray.cohorts import records_of
 from trustchain_ray.config import Config
+from trustchain_ray.custody import Custody, Shard, custody_folder
 from trustchain_ray.data import Holdings, Record, load_holdings
+from trustchain_ray.forgetting.holder import Found, Holder, Taken, Usage, Wanted
 from trustchain_ray.initial import fresh_adapter
 from trustchain_ray.keys import derive
 from trustchain_ray.keystore import keystore, personal_folder, witness_folder
@@ -80,7 +82,8 @@ class Organization:
     Parameters
     ----------
     shared : gives the shared worker of a pool for a base; None: a worker group of its own.
-    holdings : records, where they are already read; else they are loaded from the configured source.
+    holdings : records, where they are already read; else they are loaded from the configured source, without those
+        that were removed from the run.
     """
 
     def __init__(
@@ -93,11 +96,14 @@ class Organization:
     ) -> None:
         self.config, self.name, self.run = config, name, run
         self.identity = load_or_create(name, keystore(config))
-        self.holdings = holdings or load_holdings(config, name)
+        self.custody = Custody(custody_folder(config, run), run, name)
+        self.held = holdings or self.custody.held(load_holdings(config, name))
+        self.holdings = holdings or self.custody.kept(self.held)
         self.form = forms.get(config.model.lora.form)
         self.shared = shared
         self.group: Any = None
         self.terms: Terms | None = None
+        self.terms_of: Any = None
         self.plans: dict[str, list[list[int]]] = {}
         self.decider: Decider | None = None
 
@@ -140,6 +146,54 @@ class Organization:
         except LedgerError as error:
             return {"refused": str(error)}
 
+    def shard_events(self, generation: int, slots: list[Shard] | None = None) -> list[dict[str, Any]]:
+        """Signed commitments to the records of every shard (or some); see :meth:`Holder.shard_events`."""
+        return self._holder().shard_events(self.holdings, generation, slots)
+
+    def reconcile(self, known: list[str]) -> bool:
+        """Forget a removal that the coordinator does not know of: it was cut short before anything was done."""
+        released = self.custody.release(known)
+        if released:
+            self._refresh()
+        return released
+
+    def subjects(self) -> dict[str, int]:
+        """Number of records by subject that can be removed."""
+        return self._holder().overview()
+
+    def look(self, wanted: list[Wanted], usage: Usage) -> Found:
+        """What this organization has of some requests; nothing is changed."""
+        return self._holder().look(wanted, usage)
+
+    def reserve(
+        self, removal: str, wanted: list[Wanted], usage: Usage, method: str
+    ) -> tuple[Taken, list[dict[str, Any]]]:
+        """Take records out from now on; what was taken, and the signed UNLEARN_REQUEST events."""
+        taken = self._holder().reserve(removal, wanted, usage)
+        self._refresh()
+        return taken, self._holder().request_events(wanted, taken, method)
+
+    def sign_certificate(self, removal: Removal, signed: bytes | None, taken: Taken | None) -> bytes:
+        """See :meth:`Holder.sign_certificate`."""
+        return self._holder().sign_certificate(removal, signed, taken)
+
+    def forget_own(self) -> None:
+        """Delete the own adapter: it was trained on a model that is withdrawn."""
+        (personal_folder(self.config, self.run, self.name) / "own.safetensors").unlink(missing_ok=True)
+
+    def erase(self, removal: str) -> int:
+        """Destroy the salts of a removal's records, for good."""
+        destroyed = self.custody.erase(removal)
+        self.held = self.custody.held(self.held)
+        return destroyed
+
+    def replay(self, terms: list[Any], number: int, tasks: list[tuple[CohortTask, int]], removal: str) -> Reply:
+        """Train and sign a round again, each cohort for as many steps as it was recorded, without what was removed."""
+        began = time.perf_counter()
+        self._agree(terms)
+        updates = [self._train_cohort(number, task, steps, removal) for task, steps in tasks]
+        return Reply(self.name, {}, [u for u in updates if u], time.perf_counter() - began)
+
     def train(self, terms: list[Any], number: int, tasks: list[CohortTask], shown: Shown | None = None) -> Reply:
         """Decide, train and sign one round (1-based `number`)."""
         began = time.perf_counter()
@@ -148,7 +202,8 @@ class Organization:
             self.decider = Decider(self.config, self.name, agreed.records, agreed.schedule)
         effort = self.decider.decide(number, shown or Shown())
         decision = self.sign_event("DECISION", {"round": number, "effort": str(effort)})
-        updates = [self._train_cohort(number, task, effort) for task in tasks if effort]
+        steps = int(self.config.federation.local_steps * effort)
+        updates = [self._train_cohort(number, task, steps) for task in tasks if effort]
         return Reply(self.name, decision, [u for u in updates if u], time.perf_counter() - began)
 
     def evaluate(self, terms: list[Any], state: list[Any]) -> dict[str, Any]:
@@ -187,17 +242,19 @@ class Organization:
     def memory(self) -> dict[str, int]:
         return dict(self.group.call("memory"))
 
-    def _train_cohort(self, number: int, task: CohortTask, effort: Fraction) -> Update | None:
+    def _train_cohort(self, number: int, task: CohortTask, steps: int, removal: str | None = None) -> Update | None:
         federation, indices = self.config.federation, self._indices(task.cohort)
         if not indices:
             return None
-        steps = int(federation.local_steps * effort)
         first = (number - 1) * federation.local_steps
         own_steps = [[indices[i] for i in step] for step in self._plan(task.cohort)[first : first + steps]]
         total = federation.rounds * federation.local_steps
         rates = learning_rates(self.config.training, first, steps, total)
         begun, residual = self._begin(number, task)
-        trained: Trained = self.group.call("train", self.name, begun, residual, own_steps, rates)
+        trace = removal is not None
+        trained: Trained = self.group.call(
+            "train", self.name, begun, residual, own_steps, rates, None, False, trace
+        )
         weight = (len(indices) if federation.weights == "records" else 1) * steps
         body = {
             "round": number,
@@ -207,6 +264,8 @@ class Organization:
             "weight": weight,
             "steps": steps,
         }
+        if removal is not None:
+            body |= {"replay": removal, "trace": trained.trace}
         envelope = self.sign_event("UPDATE", body)
         return Update(
             task.cohort,
@@ -275,9 +334,10 @@ class Organization:
         return ["all" if federation.cohorts == "one" else self.name]
 
     def _agree(self, terms: list[Any]) -> Terms:
-        """Read the terms once; the shared frozen factors go to the workers."""
-        if self.terms is None:
-            self.terms = ray.get(terms[0])
+        """Read terms once; the shared frozen factors go to the workers."""
+        if self.terms is None or self.terms_of != terms[0]:
+            self.terms, self.terms_of = ray.get(terms[0]), terms[0]
+            self.plans.clear()
             self._start_workers(self.terms.base)
             self._remember("freeze", self.terms.fresh)
         return self.terms
@@ -286,6 +346,20 @@ class Organization:
     def _agreed(self) -> Terms:
         assert self.terms is not None
         return self.terms
+
+    def _holder(self) -> Holder:
+        federation, key = self.config.federation, self.config.run.key
+        shards = {c: records_of(federation, key, self.name, c, self.held.train) for c in self._cohort_names(federation)}
+        sampling_key = derive(key, "sampling", self.name)
+        return Holder(self.identity, self.run, self.custody, self.held, shards, sampling_key)
+
+    def _refresh(self) -> None:
+        """The records changed: forget what was made of the old ones."""
+        self.holdings = self.custody.kept(self.held)
+        self.plans.clear()
+        if self.group is not None:
+            self._remember("set_rows", self.name, "train", self.holdings.train)
+            self._remember("set_rows", self.name, "test", self.holdings.test)
 
     def _start_workers(self, base: Any) -> None:
         """Once: a worker group of its own, or the pool's worker; this organization's records go there."""

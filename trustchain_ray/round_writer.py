@@ -19,11 +19,22 @@ class FinishedRound:
     adapters: dict[str, str]  # digests by cohort
     events: list[dict[str, Any]]
     metrics: dict[str, Any] = field(default_factory=dict)
+    updates: dict[str, Tensors] = field(default_factory=dict)  # by :func:`update_file`
 
 
 def adapter_file(number: int, cohort: str) -> str:
     """Where a cohort's adapter of a round lies, relative to the run directory."""
     return f"rounds/{number:04d}/{cohort}.safetensors"
+
+
+def update_file(cohort: str, organization: str) -> str:
+    """Where an update lies, relative to its round's folder."""
+    return f"{update_folder(cohort)}/{organization}.safetensors"
+
+
+def update_folder(cohort: str) -> str:
+    """Where a cohort's updates lie, relative to their round's folder."""
+    return f"updates/{cohort}"
 
 
 class RoundWriter:
@@ -61,11 +72,13 @@ class RoundWriter:
                     self.failure = error
 
     def _write(self, finished: FinishedRound) -> None:
-        for cohort, state in finished.states.items():
-            path = self.run.path / adapter_file(finished.number, cohort)
+        folder = self.run.round_folder(finished.number)
+        files = {self.run.path / adapter_file(finished.number, c): state for c, state in finished.states.items()}
+        files |= {folder / name: tensors for name, tensors in finished.updates.items()}
+        for path, tensors in files.items():
             with explain_writes(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                save_tensors(path, state)
+                save_tensors(path, tensors)
         content = {"round": finished.number, "adapters": finished.adapters, "events": finished.events}
         data = self.run.write_json(f"rounds/{finished.number:04d}/round.json", content)
         self.run.append_metrics({"round": finished.number, **finished.metrics})
@@ -76,7 +89,7 @@ class RoundWriter:
     def _prune(self, last: int) -> None:
         """Remove the adapters of rounds up to `last`, also of those that a crash has left behind."""
         for number in range(last, 0, -1):
-            files = list(self.run.round_folder(number).glob("*.safetensors"))
+            files = list(self.run.round_folder(number).glob("**/*.safetensors"))
             if not files:
                 return
             for path in files:

@@ -3,14 +3,14 @@
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import ray
 
 from trustchain_ray import forms
-from trustchain_ray.adapter import Layout, Tensors
+from trustchain_ray.adapter import Layout, Tensors, digest
 from trustchain_ray.config import Config
 from trustchain_ray.data import Record
 from trustchain_ray.rows import TokenRow, encode
@@ -35,13 +35,14 @@ class Packed:
 @dataclass(frozen=True)
 class Trained:
     """What a worker gives back: the update, the loss of each step, and what it cost: seconds of the steps alone,
-    records read, resident bytes."""
+    records read, resident bytes; and where it was asked for, the digest of the trained tensors after each step."""
 
     update: Packed
     losses: list[float]
     seconds: float
     records: int
     resident: int
+    trace: list[str] = field(default_factory=list)
 
 
 class Worker:
@@ -58,7 +59,8 @@ class Worker:
         device = "cuda:0" if torch.cuda.is_available() and config.resources.gpus_per_worker > 0 else "cpu"
         self.engine = engines.make(config, folder, device, rank=rank, world_size=world_size)
         self.form = forms.get(config.model.lora.form)
-        self.digest = base_digest(folder)
+        self.base = base_digest(folder)
+        self.steps_are_seen = engines.choose(config) == "torch"
         self.rows: dict[tuple[str, str], list[TokenRow]] = {}
 
     def describe(self) -> dict[str, Any]:
@@ -66,7 +68,7 @@ class Worker:
         return {
             "shapes": self.engine.shapes(),
             "head": self.engine.fresh_head(),
-            "base": self.digest,
+            "base": self.base,
             "environment": environment(self.config),
             "pid": os.getpid(),
         }
@@ -90,20 +92,28 @@ class Worker:
         rates: Sequence[float],
         only: Sequence[str] | None = None,
         whole: bool = False,
+        trace: bool = False,
     ) -> Trained | None:
         """Train local steps from `begun` on the owner's records; rank 0 returns the update (or the trained
-        tensors as a `whole`)."""
+        tensors as a `whole`). `trace` asks for the digests of all steps (torch engine; others give none)."""
         tensors = begun.tensors()
         self.engine.load(tensors, self.config.model.lora.alpha, residual.tensors() if residual else None)
+        digests: list[str] = []
+
+        def note(_: int) -> bool:
+            digests.append(digest(self.engine.tensors(sorted(tensors))))
+            return False
+
+        traced: dict[str, Any] = {"after_step": note} if trace and self.steps_are_seen else {}
         began = time.perf_counter()
-        losses = self.engine.train(self.rows[owner, "train"], steps, rates, only)
+        losses = self.engine.train(self.rows[owner, "train"], steps, rates, only, **traced)
         seconds = time.perf_counter() - began
         trained = self.engine.tensors(sorted(tensors))
         trained = {name: t[tuple(slice(0, size) for size in tensors[name].shape)] for name, t in trained.items()}
         if self.rank:
             return None
         update = Packed.of(trained if whole else self.form.update(tensors, trained))
-        return Trained(update, losses, seconds, sum(map(len, steps)), self.engine.memory()["resident"])
+        return Trained(update, losses, seconds, sum(map(len, steps)), self.engine.memory()["resident"], digests)
 
     def evaluate(self, owner: str, split: str, tensors: Packed, residual: Packed | None) -> Any:
         """Metrics of an adapter on the owner's records (rank 0; the others take part where the engine needs them)."""

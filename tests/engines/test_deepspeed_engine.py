@@ -97,7 +97,7 @@ def expected(todo: dict[str, Case]) -> dict[str, dict[str, Any]]:
     return {label: script(TorchEngine(c, base), c) for label, (c, base, _) in todo.items()}
 
 
-@pytest.fixture(scope="module", params=[1, 2], ids=["one-rank", "two-ranks"])
+@pytest.fixture(scope="module", params=[pytest.param(1, marks=pytest.mark.long), 2], ids=["one-rank", "two-ranks"])
 def ranks(
     request: pytest.FixtureRequest, todo: dict[str, Case], tmp_path_factory: pytest.TempPathFactory
 ) -> list[dict[str, dict[str, Any]]]:
@@ -236,7 +236,7 @@ def test_a_worker_group_of_two_ranks_trains(cluster: None) -> None:
         group.close()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_worker_groups_on_one_node_do_not_collide(cluster: None) -> None:
     config = on_two_ranks()
     base, seeds = base_of(config), [1, 2]

@@ -104,6 +104,7 @@ def test_a_run_whose_chains_are_down_is_finished_and_drained_later(
     alone.run("verify", str(run), "--rpc-url", node.url)
 
 
+@pytest.mark.long
 def test_what_would_keep_a_run_from_its_chains_is_said_before_it_starts(
     alone: Any, config: str, node: Anvil, consortium: Consortium, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

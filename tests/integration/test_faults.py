@@ -50,7 +50,14 @@ def test_killed_actors_change_nothing(alone: Any, config: str, finished: dict[st
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("after", ["making the base", "round 2/", "federated:"])
+@pytest.mark.parametrize(
+    "after",
+    [
+        pytest.param("making the base", marks=pytest.mark.long),
+        "round 2/",
+        pytest.param("federated:", marks=pytest.mark.long),
+    ],
+)
 def test_a_killed_driver_is_resumed(
     alone: Any, config: str, finished: dict[str, Any], tmp_path: Path, after: str
 ) -> None:
@@ -75,7 +82,7 @@ def test_a_killed_driver_is_resumed(
     assert verify_run(run).ok
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_organization_that_hangs_is_left_out_and_comes_back(alone: Any, config: str, tmp_path: Path) -> None:
     run = tmp_path / "run"
     settings = ["federation.deadline_s=20", "federation.rounds=6", "federation.quorum=0.5"]

@@ -34,6 +34,7 @@ def test_same_key_same_digests_in_every_round_whatever_the_mode(
     assert adapters_of(pooled["run"]) == adapters_of(finished["run"])
 
 
+@pytest.mark.long
 def test_another_key_another_model(command: Any, config: str, finished: dict[str, Any], tmp_path: Path) -> None:
     other = command.train("-c", config, "--run", str(tmp_path / "run"), "resources.mode=pooled", "run.key=other")
     assert other["model_digest"] != finished["model_digest"]

@@ -1,10 +1,13 @@
 """Wrong usage and bad input: one clear message, the right exit code, nothing lost."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from trustchain_ray.run_directory import RunDirectory
 
 
 @pytest.mark.parametrize(
@@ -56,6 +59,7 @@ def test_a_label_outside_the_set_names_file_and_line(command: Any, tmp_path: Pat
     assert "sideways" in err
 
 
+@pytest.mark.long
 def test_an_organization_without_records_is_named(command: Any, config: str, tmp_path: Path) -> None:
     _, err = command.run(
         "train", "-c", config, "--run", str(tmp_path / "run"), "data.split=dirichlet", "data.split_into=60",
@@ -65,17 +69,15 @@ def test_an_organization_without_records_is_named(command: Any, config: str, tmp
 
 
 def test_a_run_directory_in_use_is_refused(command: Any, config: str, tmp_path: Path) -> None:
-    run = str(tmp_path / "run")
-    first = command.start("train", "-c", config, "--run", run, "resources.mode=pooled")
-    for line in first.stderr:
-        if line.startswith("run "):
-            break
-    _, err = command.run("train", "--resume", run, code=1)
-    assert f"in use by process {first.pid}" in err
-    _, err = command.run("train", "-c", config, "--run", run, code=2)
-    assert "exists already" in err
-    first.communicate(timeout=200)
-    assert first.returncode == 0
+    held = RunDirectory.create(tmp_path / "run")
+    held.write("config.yaml", Path(config).read_bytes())
+    try:
+        _, err = command.run("train", "--resume", str(held.path), code=1)
+        assert f"in use by process {os.getpid()}" in err
+        _, err = command.run("train", "-c", config, "--run", str(held.path), code=2)
+        assert "exists already" in err
+    finally:
+        held.unlock()
 
 
 def _write(folder: Path, train: str) -> str:

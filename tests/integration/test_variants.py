@@ -18,8 +18,8 @@ POOLED = ["resources.mode=pooled", "federation.rounds=2", "training.threads=1"]
 @pytest.mark.parametrize(
     "overrides",
     [
-        ["model.lora.form=fedavg"],
-        ["model.lora.form=svd", "model.lora.ranks={beta: 2}"],
+        pytest.param(["model.lora.form=fedavg"], marks=pytest.mark.long),
+        pytest.param(["model.lora.form=svd", "model.lora.ranks={beta: 2}"], marks=pytest.mark.long),
         ["model.lora.form=flora", "model.lora.ranks={beta: 6}"],
         [
             "federation.cohorts=by_shard",
@@ -87,7 +87,7 @@ resources: {mode: pooled}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["head", "adapter"])
+@pytest.mark.parametrize("kind", ["head", pytest.param("adapter", marks=pytest.mark.long)])
 def test_classification_with_an_own_head_or_adapter(
     command: Any, classification: str, tmp_path: Path, kind: str
 ) -> None:

@@ -1,7 +1,7 @@
-"""A finished run from which two records of the bank are removed, with every event and file of the removal."""
+"""Runs from which records are removed, with every event and file of the removal, in the order of a real one."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from fake_run import COHORT, ORGANIZATIONS, FakeRun, adapter
 from ledger import certificate as ct
 from ledger import events as ev
 from ledger import layout, provenance
-from ledger.canonical import sha256_hex
+from ledger.canonical import canonical_json, sha256_hex
 from ledger.commitments import commit
 from ledger.dsse import Envelope
 from ledger.events import Event, read_event
@@ -22,8 +22,11 @@ from ledger.public import PublicChain
 from ledger.publication import publish_from
 from ledger.receipts import entry_of, issue, opening_of
 from ledger.removal import (
+    APPROXIMATE,
     BITWISE,
     EXACT_BITWISE,
+    EXACT_METHODS,
+    ORGANIZATION,
     SUBJECT,
     Removal,
     Removed,
@@ -35,13 +38,12 @@ from ledger.removal import (
 )
 from ledger.verify_certificate import RunLog
 
-if provenance.SHARD_MANIFEST not in ev.TYPES:  # until the registry of events knows it
-    ev.REQUIRED[provenance.SHARD_MANIFEST] = {}
-    ev.TYPES = frozenset(ev.REQUIRED)
-
-REQUEST = sha256_hex(b"a random id")
+REQUEST = sha256_hex(b"request 0")
 FORGOTTEN = ("bank-3", "bank-7")
 FIRST_ROUND = 2
+RECORDS = 12
+STEPS = 4
+ONE = {COHORT: list(ORGANIZATIONS)}
 
 
 def record(name: str) -> dict[str, Any]:
@@ -49,10 +51,301 @@ def record(name: str) -> dict[str, Any]:
 
 
 @dataclass
-class RemovalRun:
-    """What the tests need of it; ``removal`` is what ``certificate`` states."""
+class Ask:
+    """A request: records by name, or the whole organization."""
 
-    run: FakeRun
+    organization: str
+    names: Sequence[str] = ()
+    request: str = ""
+    removed: list[Removed] = field(default_factory=list)
+
+    @property
+    def scope(self) -> str:
+        return SUBJECT if self.names else ORGANIZATION
+
+
+@dataclass
+class Withdrawn:
+    """A removal that has begun."""
+
+    removal: str
+    asks: list[Ask]
+    method: str
+    first: dict[str, int]  # by cohort
+    shards: list[Shard]
+    sources: list[provenance.Source]
+    models: list[str]
+    until: int
+    steps: int = 0
+
+
+class CohortRun(FakeRun):
+    """A run with several cohorts that commits to its records, and from which some are removed."""
+
+    def __init__(self, base: Path, cohorts: Mapping[str, list[str]] = ONE) -> None:
+        super().__init__(base / "run", base / "keys")
+        self.initial = adapter(self.dir / "rounds" / "0000" / "initial.safetensors", 1)
+        self.manifest |= {"cohorts": dict(cohorts), "initial": dict.fromkeys(cohorts, self.initial)}
+        self.chain: dict[str, dict[int, str]] = {cohort: {0: self.initial} for cohort in cohorts}
+        self.values, self.count = {self.initial: 1}, 1
+        self.steps = self.last = 0
+        self.left: set[str] = set()
+        self.asked = 0
+        self.salts = {f"{who}-{i}": sha256_hex(f"{who}-{i}".encode())[:32].encode()
+                      for who in ORGANIZATIONS for i in range(RECORDS)}  # fmt: skip
+        self.trees = {
+            (who, cohort): ManifestTree.of([self.commitment(name) for name in self.records(who, cohort)])
+            for cohort, members in cohorts.items()
+            for who in members
+        }
+        self.generation = dict.fromkeys(self.trees, 0)
+
+    def records(self, who: str, cohort: str) -> list[str]:
+        own = [name for name, members in self.manifest["cohorts"].items() if who in members]
+        return [f"{who}-{i}" for i in range(RECORDS) if own[i % len(own)] == cohort]
+
+    def commitment(self, name: str) -> str:
+        return commit(self.salts[name], record(name))
+
+    def begin(self, open_chain: Callable[[Path], PublicChain] | None = None, *, rounds: int = 3,
+              anchored: bool = False) -> None:  # fmt: skip
+        """Everything up to the given round."""
+        chains = None if open_chain is None else (open_chain(self.dir / layout.CHAIN), None)
+        self.open(anchored=anchored, chains=chains)
+        self.submit(self.opening())
+        self.submit([self.shard(who, cohort) for who, cohort in self.trees])
+        for round_ in range(1, rounds + 1):
+            self.train(round_)
+
+    def shard(self, who: str, cohort: str) -> Envelope:
+        tree = self.trees[who, cohort]
+        body = {"cohort": cohort, "split": "train", "generation": self.generation[who, cohort]}
+        return self.event(who, ev.SHARD_MANIFEST, {**body, "records": tree.size, "root": tree.root})
+
+    def train(self, round_: int) -> None:
+        made = [self.event(who, ev.DECISION, {"round": round_, "effort": "1"}) for who in self.identities_left()]
+        for cohort, members in self.manifest["cohorts"].items():
+            present = [who for who in members if who not in self.left]
+            made += self.merged(cohort, round_, present)
+            self.steps += STEPS * len(present)
+        self.last = round_
+        self.submit([*made, self.evaluated(round_), self.checkpoint_of(round_)])
+
+    def identities_left(self) -> list[str]:
+        return [who for who in ORGANIZATIONS if who not in self.left]
+
+    def merged(self, cohort: str, round_: int, members: Sequence[str], replay: str | None = None,
+               **changes: Any) -> list[Envelope]:  # fmt: skip
+        """UPDATE events and the MERGE of them, with its file."""
+        chain = self.chain[cohort]
+        base = chain[round_] if round_ in chain else chain[round_ - 1]
+        extra = {} if replay is None else {"replay": replay}
+        made, inputs = [], []
+        for who in members:
+            update = sha256_hex(f"{who} {cohort} {round_} {replay}".encode())
+            body = {"round": round_, "cohort": cohort, "base": base, "update": update, "weight": 10, "steps": STEPS}
+            trace = {} if replay is None else {"trace": [sha256_hex(f"{update} {i}".encode()) for i in range(STEPS)]}
+            made.append(self.event(who, ev.UPDATE, {**body, **trace, **extra}))
+            inputs.append({"organization": who, "update": update, "weight": 10})
+        file = f"rounds/{round_:04d}/{cohort}.safetensors"
+        if inputs:
+            self.count += 1
+        digest = adapter(self.dir / file, self.count if inputs else self.values[base])
+        self.values[digest] = self.count if inputs else self.values[base]
+        chain[round_] = digest
+        merge = {"round": round_, "cohort": cohort, "base": base, "inputs": inputs, "adapter": digest, "file": file,
+                 "file_sha256": sha256_hex((self.dir / file).read_bytes()), **extra}  # fmt: skip
+        return [*made, self.event(COORDINATOR, ev.MERGE, merge | changes)]
+
+    def evaluated(self, round_: int, replay: str | None = None) -> Envelope:
+        extra = {} if replay is None else {"replay": replay}
+        return self.event(COORDINATOR, ev.EVALUATION, {"round": round_, "scores": {"federated": "0.60"}, **extra})
+
+    def checkpoint_of(self, round_: int, replay: str | None = None) -> Envelope:
+        name = f"rounds/{round_:04d}/round.json"
+        extra = {} if replay is None else {"replay": replay}
+        (self.dir / name).write_bytes(canonical_json({"round": round_, **extra}))
+        digest = sha256_hex((self.dir / name).read_bytes())
+        return self.event(COORDINATOR, ev.CHECKPOINT, {"round": round_, "file": name, "digest": digest, **extra})
+
+    def released(self, adapters: Mapping[str, str], replay: str | None = None) -> Envelope:
+        self.count += 1
+        digest = adapter(self.dir / layout.ADAPTER, self.count)
+        files = {layout.ADAPTER: sha256_hex((self.dir / layout.ADAPTER).read_bytes())}
+        extra = {} if replay is None else {"replay": replay}
+        body = {"model_digest": digest, "files": files, "adapters": dict(adapters), **extra}
+        return self.event(COORDINATOR, ev.MODEL_RELEASE, body)
+
+    def newest(self, cohorts: Sequence[str] | None = None) -> dict[str, str]:
+        chosen = self.chain if cohorts is None else cohorts
+        return {cohort: self.chain[cohort][max(self.chain[cohort])] for cohort in chosen}
+
+    def finish(self) -> None:
+        """Release the model, and close the run."""
+        self.submit([self.released(self.newest())])
+        done = {"rounds": self.last, "model_digest": model_digest(self)}
+        self.submit([self.event(COORDINATOR, ev.RUN_COMPLETE, done)])
+
+    def withdraw(self, asks: Sequence[Ask], first: Mapping[str, int], method: str = "replay") -> Withdrawn:
+        """Request, withdrawal, revocation, new shards; the files go."""
+        shards, sources = [], []
+        for ask in asks:
+            ask.request = sha256_hex(f"request {self.asked}".encode())
+            self.asked += 1
+            self._choose(ask)
+            self.submit([self.event(ask.organization, ev.UNLEARN_REQUEST, {
+                "request": ask.request, "organization": ask.organization, "scope": ask.scope, "method": method,
+                "removed": removed_digest(ask.removed)})])  # fmt: skip
+            if ask.scope == ORGANIZATION:
+                self.left.add(ask.organization)
+        for (who, cohort), gone in self._gone(asks).items():
+            old = self.trees[who, cohort]
+            whole = who in self.left
+            new = ManifestTree.of([]) if whole else old.removed(gone)
+            proof = "" if whole else old.deletion_proof(gone)
+            shards.append(Shard(who, cohort, old.root, new.root, first[cohort], proof))
+            sources.append(provenance.Source(who, cohort, old.root, first[cohort]))
+            self.trees[who, cohort] = new
+            self.generation[who, cohort] += 1
+        graph = provenance.from_events(read_events(self), self.manifest)
+        models = sorted({n.digest for n in provenance.closure(graph, sources) if n.kind == provenance.MODEL})
+        exact = method in EXACT_METHODS
+        removal = sha256_hex(f"removal {asks[0].request}".encode())
+        until = len(read_events(self))
+        said = {"removal": removal, "requests": [ask.request for ask in asks],
+                "cohorts": dict(first) if exact else {}, "models": models}  # fmt: skip
+        self.submit([self.event(COORDINATOR, ev.UNLEARN_WITHDRAWN, said)])
+        if exact:
+            self._delete(first)
+        self.submit([
+            self.event(COORDINATOR, ev.MODEL_REVOKED,
+                       {"model_digest": digest, "request": asks[0].request, "reason": "records are removed"})
+            for digest in models
+        ])  # fmt: skip
+        self.submit([self.shard(shard.organization, shard.cohort) for shard in shards])
+        return Withdrawn(removal, list(asks), method, dict(first), shards, sources, models, until)
+
+    def _choose(self, ask: Ask) -> None:
+        for cohort, members in self.manifest["cohorts"].items():
+            names = set(ask.names) & set(self.records(ask.organization, cohort))
+            if ask.organization in members and (names or not ask.names):
+                ask.removed.append(Removed(cohort, sorted(self.commitment(name) for name in names)))
+
+    def _gone(self, asks: Sequence[Ask]) -> dict[tuple[str, str], list[str]]:
+        gone: dict[tuple[str, str], list[str]] = {}
+        for ask in asks:
+            for removed in ask.removed:
+                gone.setdefault((ask.organization, removed.cohort), []).extend(removed.commitments)
+        return gone
+
+    def _delete(self, first: Mapping[str, int]) -> None:
+        for cohort, start in first.items():
+            for round_ in [round_ for round_ in self.chain[cohort] if round_ >= start]:
+                del self.chain[cohort][round_]
+                (self.dir / f"rounds/{round_:04d}/{cohort}.safetensors").unlink(missing_ok=True)
+        for round_ in range(min(first.values()), self.last + 1):
+            (self.dir / f"rounds/{round_:04d}/round.json").unlink(missing_ok=True)
+
+    def interim(self, begun: Withdrawn) -> None:
+        """The model without the withdrawn cohorts."""
+        self.submit([self.released(self.newest([c for c in self.chain if c not in begun.first]), begun.removal)])
+
+    def replay(self, begun: Withdrawn) -> None:
+        """All withdrawn rounds again, and the model."""
+        for round_ in range(min(begun.first.values()), self.last + 1):
+            for cohort in sorted(c for c, start in begun.first.items() if start <= round_):
+                members = [who for who in self.manifest["cohorts"][cohort] if who not in self.left]
+                self.submit(self.merged(cohort, round_, members, begun.removal))
+                begun.steps += STEPS * len(members)
+            self.submit([self.checkpoint_of(round_, begun.removal)])
+        self.submit([self.released(self.newest(), begun.removal), self.evaluated(self.last, begun.removal)])
+
+    def edit(self, begun: Withdrawn) -> None:
+        """One more merge on top, as an approximate method makes it."""
+        for cohort in begun.first:
+            members = [ask.organization for ask in begun.asks]
+            self.submit(self.merged(cohort, self.last, members, begun.removal))
+            begun.steps += STEPS * len(members)
+        self.submit([self.released(self.newest(), begun.removal), self.evaluated(self.last, begun.removal)])
+
+    def stated(self, begun: Withdrawn, **changes: Any) -> Removal:
+        """What the certificate says."""
+        events = read_events(self)
+        graph = provenance.from_events(events, self.manifest)
+        closure = entries_of(graph, provenance.closure(graph, begun.sources, begun.until), begun.until)
+        exact = begun.method in EXACT_METHODS
+        replayed = {e.name.rpartition("@")[0] for e in closure if e.kind == provenance.ADAPTER and e.new}
+        start = [Start(c, n - 1, self.chain[c][n - 1]) for c, n in begun.first.items() if exact and c in replayed]
+        new = model_digest(self)
+        old = next((e.old for e in reversed(closure) if e.kind == provenance.MODEL), new)
+        said: dict[str, Any] = {
+            "run": self.run,
+            "issuers": sorted({ask.organization for ask in begun.asks}),
+            "guarantee": EXACT_BITWISE if exact else APPROXIMATE,
+            "method": begun.method,
+            "reproducibility": {
+                "class": BITWISE, "environments": {who: sha256_hex(b"environment") for who in ORGANIZATIONS},
+            },
+            "digests": {"manifest": sha256_hex((self.dir / "manifest.json").read_bytes()), "code": sha256_hex(b"code")},
+            "keys": {"run": sha256_hex(b"key")},
+            "requests": [Request(ask.request, ask.organization, ask.scope, ask.removed) for ask in begun.asks],
+            "shards": begun.shards,
+            "closure": closure,
+            "start": start,
+            "steps": {"replayed": begun.steps, "total": self.steps},
+            "model": {"old": old, "new": new},
+            "withdrawn": sorted({e.old for e in closure if e.kind == provenance.MODEL and e.old != e.new}),
+            "cost": {"steps": "0.667"},
+            "timings": {"withdrawn_s": "0.8"},
+            "checks": {"mia_auc": "0.503"},
+        }  # fmt: skip
+        return Removal(**{**said, **changes})
+
+    def certify(self, begun: Withdrawn, auditor: str | None = None, **changes: Any) -> tuple[Removal, bytes]:
+        """Sign the certificate, log that the removal is executed, and put the certificate into the run."""
+        removal = self.stated(begun, **changes)
+        signed = ct.build(removal, [self.identities[who] for who in removal.issuers])
+        if auditor is not None:
+            signed = ct.counter_sign(signed, self.identities[auditor])
+        digest = ct.parse(signed).digest
+        self.certificate_path(begun).parent.mkdir(exist_ok=True)
+        self.certificate_path(begun).write_bytes(signed)
+        executed = {
+            "requests": [ask.request for ask in begun.asks], "certificate": digest, "guarantee": removal.guarantee,
+            "old_model_digest": removal.model["old"], "new_model_digest": removal.model["new"],
+            "steps_replayed": removal.steps["replayed"], "steps_total": removal.steps["total"],
+        }  # fmt: skip
+        self.submit([self.event(COORDINATOR, ev.UNLEARN_EXEC, executed)])
+        if auditor is not None:
+            attested = {"certificate": digest, "mode": "reexecute", "steps": begun.steps, "result": "same"}
+            self.submit([self.event(auditor, ev.UNLEARN_ATTEST, attested)])
+        self.service.sign_head()
+        assert self.service.drain()
+        self.certificate_path(begun).write_bytes(publish_from(self.dir, signed, self.coordinator))
+        return removal, signed
+
+    def certificate_path(self, begun: Withdrawn) -> Path:
+        return self.dir / layout.CERTIFICATES / f"{begun.asks[0].request[:16]}.json"
+
+    def remove(self, asks: Sequence[Ask], first: Mapping[str, int], method: str = "replay",
+               auditor: str | None = None) -> Withdrawn:  # fmt: skip
+        """A whole removal."""
+        begun = self.withdraw(asks, first, method)
+        if method in EXACT_METHODS:
+            self.interim(begun)
+        if method == "replay":
+            self.replay(begun)
+        elif method not in EXACT_METHODS:
+            self.edit(begun)
+        self.certify(begun, auditor)
+        return begun
+
+
+@dataclass
+class RemovalRun:
+    """What the tests of certificates and receipts need; ``removal`` is what ``certificate`` states."""
+
+    run: CohortRun
     salts: dict[str, bytes]
     trees: dict[str, ManifestTree]
     removal: Removal
@@ -69,7 +362,32 @@ class RemovalRun:
         return {name: identity.public_hex for name, identity in self.run.identities.items()}
 
     def commitment(self, name: str) -> str:
-        return commit(self.salts[name], record(name))
+        return self.run.commitment(name)
+
+
+def removal_run(base: Path, open_chain: Callable[[Path], PublicChain] | None = None) -> RemovalRun:
+    """A run from which two records of the bank are removed, sealed; on an embedded chain or the one that is given."""
+    run = CohortRun(base)
+    run.begin(open_chain, anchored=True)
+    run.submit([run.released(run.newest())])
+    before = {who: run.trees[who, COHORT] for who in ORGANIZATIONS}
+    forgotten = [run.commitment(name) for name in FORGOTTEN]
+    receipt = issue(
+        run.identities["bank"], run.run, [entry_of(COHORT, before["bank"], forgotten)],
+        [opening_of(run.salts[name], record(name)) for name in FORGOTTEN],
+    )  # fmt: skip
+    begun = run.withdraw([Ask("bank", FORGOTTEN)], {COHORT: FIRST_ROUND})
+    run.interim(begun)
+    run.replay(begun)
+    removal, signed = run.certify(begun, "clinic")
+    certificate = run.certificate_path(begun).read_bytes()
+    run.service.seal()
+    trees = {**before, "bank after": run.trees["bank", COHORT]}
+    return RemovalRun(run, run.salts, trees, removal, signed, certificate, receipt)
+
+
+def model_digest(run: FakeRun) -> str:
+    return str([event for event in read_events(run) if event.type == ev.MODEL_RELEASE][-1].body["model_digest"])
 
 
 def tree_of(run: FakeRun) -> MerkleLog:
@@ -86,124 +404,3 @@ def read_events(run: FakeRun) -> list[Event]:
         return [read_event(envelope, log.keys()) for _, envelope in log.events()]
     finally:
         log.close()
-
-
-def removal_run(base: Path, open_chain: Callable[[Path], PublicChain] | None = None) -> RemovalRun:
-    """Make it, with an embedded public chain, or the one that ``open_chain`` opens in a folder."""
-    run = FakeRun(base / "run", base / "keys")
-    run.open(chains=None if open_chain is None else (open_chain(run.dir / layout.CHAIN), None))
-    run.submit(run.opening())
-    names = {who: [f"{who}-{i}" for i in range(12)] for who in ORGANIZATIONS}
-    salts = {name: sha256_hex(name.encode())[:32].encode() for who in names for name in names[who]}
-    commits = {who: [commit(salts[name], record(name)) for name in names[who]] for who in names}
-    trees = {who: ManifestTree.of(commits[who]) for who in names}
-    run.submit([_shard(run, who, tree, 0) for who, tree in trees.items()])
-    for round_ in (1, 2, 3):
-        run.submit(run.round(round_))
-    run.submit([run.release()])
-    forgotten = sorted(commit(salts[name], record(name)) for name in FORGOTTEN)
-    receipt = issue(
-        run.identities["bank"], run.run, [entry_of(COHORT, trees["bank"], forgotten)],
-        [opening_of(salts[name], record(name)) for name in FORGOTTEN],
-    )  # fmt: skip
-    new_tree = trees["bank"].removed(forgotten)
-    removed = [Removed(COHORT, forgotten)]
-    old_model = _model_digest(run)
-    run.submit(_withdrawal(run, removed, old_model, new_tree))
-    until = len(read_events(run)) - 3  # position of UNLEARN_WITHDRAWN
-    run.submit(_replay(run))
-    events = read_events(run)
-    assert events[until].type == ev.UNLEARN_WITHDRAWN
-    graph = provenance.from_events(events, run.manifest)
-    source = provenance.Source("bank", COHORT, trees["bank"].root, FIRST_ROUND)
-    closure = entries_of(graph, provenance.closure(graph, [source], until), until)
-    start = next(node for node in graph.nodes if (node.kind, node.name) == ("adapter", f"{COHORT}@1"))
-    proof = trees["bank"].deletion_proof(forgotten)
-    removal = Removal(
-        run=run.run,
-        issuers=["bank"],
-        guarantee=EXACT_BITWISE,
-        method="replay",
-        reproducibility={"class": BITWISE, "environments": {who: sha256_hex(b"environment") for who in ORGANIZATIONS}},
-        digests={"manifest": sha256_hex((run.dir / "manifest.json").read_bytes()), "code": sha256_hex(b"code")},
-        keys={"run": sha256_hex(b"key")},
-        requests=[Request(REQUEST, "bank", SUBJECT, removed)],
-        shards=[Shard("bank", COHORT, trees["bank"].root, new_tree.root, FIRST_ROUND, proof)],
-        closure=closure,
-        start=[Start(COHORT, 1, start.digest)],
-        steps={"replayed": 16, "total": 24},
-        model={"old": old_model, "new": _model_digest(run)},
-        withdrawn=[old_model],
-        cost={"steps": "0.667"},
-        timings={"withdrawn_s": "0.8"},
-        checks={"mia_auc": "0.503"},
-    )
-    signed = ct.counter_sign(ct.build(removal, [run.identities["bank"]]), run.identities["clinic"])
-    run.submit(_executed(run, removal, ct.parse(signed).digest))
-    run.service.sign_head()
-    assert run.service.drain()
-    certificate = publish_from(run.dir, signed, run.coordinator)
-    run.service.seal()
-    return RemovalRun(run, salts, {**trees, "bank after": new_tree}, removal, signed, certificate, receipt)
-
-
-def _shard(run: FakeRun, who: str, tree: ManifestTree, generation: int) -> Envelope:
-    body = {"cohort": COHORT, "split": "train", "generation": generation, "records": tree.size, "root": tree.root}
-    return run.event(who, provenance.SHARD_MANIFEST, body)
-
-
-def _model_digest(run: FakeRun) -> str:
-    return str([event for event in read_events(run) if event.type == ev.MODEL_RELEASE][-1].body["model_digest"])
-
-
-def _withdrawal(run: FakeRun, removed: list[Removed], old_model: str, tree: ManifestTree) -> list[Envelope]:
-    asked = {
-        "request": REQUEST, "organization": "bank", "scope": SUBJECT, "method": "replay",
-        "removed": removed_digest(removed),
-    }  # fmt: skip
-    withdrawn = {"requests": [REQUEST], "cohorts": [COHORT], "models": [old_model]}
-    revoked = {"model_digest": old_model, "request": REQUEST, "reason": "records are removed"}
-    return [
-        run.event("bank", ev.UNLEARN_REQUEST, asked),
-        run.event(COORDINATOR, ev.UNLEARN_WITHDRAWN, withdrawn),
-        run.event(COORDINATOR, ev.MODEL_REVOKED, revoked),
-        _shard(run, "bank", tree, 1),
-    ]
-
-
-def _replay(run: FakeRun) -> list[Envelope]:
-    run.base = next(e for e in read_events(run) if e.type == ev.MERGE and e.round == 1).body["adapter"]
-    made = []
-    for round_ in (2, 3):
-        updates = [(who, {**run.update(who, round_), "update": sha256_hex(f"replay {who} {round_}".encode())})
-                   for who in ORGANIZATIONS]  # fmt: skip
-        merge = {**run.merge(round_, updates), "adapter": adapter(run.dir / f"rounds/{round_:04d}/{COHORT}.safetensors",
-                                                                 100 + round_)}  # fmt: skip
-        made += [run.event(who, ev.UPDATE, body) for who, body in updates]
-        made.append(run.event(COORDINATOR, ev.MERGE, merge))
-        scores = {"round": round_, "scores": {"federated": "0.60"}, "replay": REQUEST}
-        made += [run.event(COORDINATOR, ev.EVALUATION, scores), _checkpoint(run, round_)]
-        run.base = merge["adapter"]
-    digest = adapter(run.dir / "model" / "adapter_model.safetensors", 98)
-    files = {name: sha256_hex((run.dir / name).read_bytes()) for name in ("model/adapter_model.safetensors",)}
-    release = {"model_digest": digest, "files": files, "adapters": {COHORT: run.base}}
-    return [*made, run.event(COORDINATOR, ev.MODEL_RELEASE, release)]
-
-
-def _checkpoint(run: FakeRun, round_: int) -> Envelope:
-    name = f"rounds/{round_:04d}/round.json"
-    body = {"round": round_, "file": name, "digest": sha256_hex(f"replayed {round_}".encode())}
-    return run.event(COORDINATOR, ev.CHECKPOINT, body)
-
-
-def _executed(run: FakeRun, removal: Removal, digest: str) -> list[Envelope]:
-    executed = {
-        "requests": [REQUEST], "certificate": digest, "guarantee": removal.guarantee,
-        "old_model_digest": removal.model["old"], "new_model_digest": removal.model["new"],
-        "steps_replayed": 16, "steps_total": 24,
-    }  # fmt: skip
-    attested = {"certificate": digest, "mode": "reexecute", "steps": 16, "result": "same"}
-    return [
-        run.event(COORDINATOR, ev.UNLEARN_EXEC, executed),
-        run.event("clinic", ev.UNLEARN_ATTEST, attested),
-    ]

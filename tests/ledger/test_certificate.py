@@ -18,7 +18,7 @@ from ledger.identity import COORDINATOR, load_or_create
 from ledger.manifest_proof import EMPTY_ROOT
 from ledger.publication import publish_from
 from ledger.removal import ORGANIZATION, Entry, Removal, Removed, Request, Shard
-from ledger.verify import Report
+from ledger.report import Report
 from ledger.verify_certificate import RunLog, verify_certificate
 
 OTHER = sha256_hex(b"another digest")

@@ -8,7 +8,8 @@ from ledger.canonical import sha256_hex
 from ledger.errors import LedgerError
 from ledger.events import Event
 from ledger.identity import COORDINATOR
-from ledger.provenance import Graph, Source, affected, closure, from_events, lineage_text, shard_name, to_dict, to_text
+from ledger.lineage import lineage_text, to_dict, to_text
+from ledger.provenance import Graph, Source, affected, closure, from_events, shard_name
 
 ORGANIZATIONS, COHORTS = ("bank", "clinic"), ("shard_0", "shard_1")
 MANIFEST = {

@@ -6,12 +6,12 @@ import pytest
 from fake_run import COHORT
 from removal_run import FORGOTTEN, RemovalRun, record, removal_run
 
-from ledger import provenance
+from ledger import events as ev
 from ledger.canonical import canonical_json, parse_canonical
 from ledger.errors import LedgerError
 from ledger.identity import load_or_create
 from ledger.receipts import Receipt, check_receipt, entry_of, issue, opening_of, parse, without_openings
-from ledger.verify import Report
+from ledger.report import Report
 from ledger.verify_certificate import RunLog
 
 
@@ -116,7 +116,7 @@ def test_a_certificate_that_does_not_hold_removes_nothing(made):
 
 
 def test_a_shard_that_changed_again_is_pointed_out(made):
-    last = [event for event in made.log.events if event.type == provenance.SHARD_MANIFEST][-1]
+    last = [event for event in made.log.events if event.type == ev.SHARD_MANIFEST][-1]
     later = dataclasses.replace(last, body={**last.body, "root": "5" * 64})
     log = RunLog([*made.log.events, later], made.run.manifest)
     report = check_receipt(made.receipt, log=log, certificates=[made.certificate])

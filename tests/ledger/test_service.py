@@ -312,7 +312,8 @@ def small_run(run_dir, keys_dir, acked):
 
 
 @pytest.mark.slow
-def test_killed_before_every_single_write(tmp_path, killed_after):
+@pytest.mark.parametrize("stride", [3, pytest.param(1, marks=pytest.mark.long)])
+def test_killed_before_every_single_write(tmp_path, killed_after, stride):
     pytest.importorskip("ledger.evm")  # imported once here, not in every child
     run_dir, keys_dir, acked = tmp_path / "run", tmp_path / "keys", tmp_path / "acked"
     for name in ("coordinator", "bank", "clinic"):
@@ -337,7 +338,7 @@ def test_killed_before_every_single_write(tmp_path, killed_after):
         assert contents(run_dir) == everything, f"after {step} writes"
         report = verify_run(run_dir)
         assert report.ok, f"after {step} writes: {report.failure}"
-        step += 1
+        step += stride
     assert step > 25
 
 

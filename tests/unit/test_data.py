@@ -1,5 +1,6 @@
 """Who holds which records: checks of rows, splits, limits, and what removing a record moves."""
 
+import json
 import os
 from collections import Counter
 from collections.abc import Callable
@@ -291,3 +292,27 @@ def test_the_seven_sentiment_organizations():
     for name in names:
         holdings = load_holdings(config, name)
         assert (len(holdings.train), len(holdings.test), holdings.skipped.total()) == (100, 30, 0)
+
+
+def test_excluded_records_subjects_and_organizations_are_left_out_and_nobody_moves_up(tmp_path):
+    rows = [
+        {"id": f"{o}{i}", "subject": f"p{i % 3}", "organization": o, "text": f"text {i}"} for o in "ab" for i in range(9)
+    ]
+    source = tmp_path / "rows.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def ids(name, *exclude):
+        config = Config()
+        config.data.train, config.data.test_share, config.data.limit = str(source), 0.0, 6
+        config.data.columns.subject, config.data.exclude = "subject", list(exclude)
+        return {record.id: record.subject for record in load_holdings(config, name).train}
+
+    whole = ids("a")
+    one = next(iter(whole))
+    assert len(whole) == 6
+    assert ids("a", one) == ids("a", f"a/{one}") == {i: s for i, s in whole.items() if i != one}
+    assert ids("a", "p1") == {i: s for i, s in whole.items() if s != "p1"}
+    assert ids("a", "b/p1", "b/*") == whole
+    config = Config()
+    config.data.train, config.data.exclude = str(source), ["b/*"]
+    assert organization_names(config) == ["a"]

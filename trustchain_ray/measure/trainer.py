@@ -53,7 +53,7 @@ class Trainer:
         worker = self._worker_at(self.config.model.lora.rank, self.config.federation.cohorts)
         validation = ((f"validation/{i}", block) for i, block in enumerate(self.blocks))
         return {
-            "base": worker.digest,
+            "base": worker.base,
             "training_records": data_digest(self.config.run.key, self.records.items()),
             "validation_records": data_digest(self.config.run.key, validation),
             "environment": environment(self.config),

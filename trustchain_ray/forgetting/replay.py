@@ -1,0 +1,192 @@
+"""The second half of a removal: withdrawn rounds are trained again without the records, exactly as they were recorded.
+
+Every replayed round is written before the next one begins. A replay that was cut short goes on after the last round
+that was written whole.
+"""
+
+import time
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+
+from trustchain_ray.adapter import Tensors, digest, load_tensors, save_tensors
+from trustchain_ray.errors import TrustChainError
+from trustchain_ray.federation import CohortRound, Federation, reason_of
+from trustchain_ray.forgetting.job import REPLAYED, Job
+from trustchain_ray.organization import Reply, Update
+from trustchain_ray.participation import statement_of
+from trustchain_ray.round_writer import adapter_file, update_file
+from trustchain_ray.run_directory import explain_writes
+from trustchain_ray.worker import Packed
+
+Progress = Callable[[str], None]
+
+
+def replay(federation: Federation, job: Job, progress: Progress) -> Job:
+    """Replay all withdrawn rounds of all cohorts that are not dropped; the cohorts' states are then those of a run
+    that never had the records.
+
+    Raises
+    ------
+    TrustChainError
+        An organization that is needed does not answer: its cohorts stay withdrawn until it is back.
+    """
+    began, cohorts = time.perf_counter(), _replayed(job)
+    if cohorts:
+        if not is_complete(federation, job):
+            _check_online(federation, job, cohorts)
+        for number in range(min(cohorts.values()), job.rounds + 1):
+            active = [cohort for cohort in sorted(cohorts) if cohorts[cohort] <= number]
+            for cohort in active:
+                if cohorts[cohort] == number:
+                    federation.states[cohort] = _before(federation, cohort, number)
+            if not _is_written(federation, job, number):
+                _replay_round(federation, job, number, active)
+                progress(f"replayed round {number}/{job.rounds}  {', '.join(active)}")
+            else:
+                for cohort in active:
+                    federation.states[cohort] = load_tensors(federation.run.path / adapter_file(number, cohort))
+    seconds = float(job.facts.get("replayed_s", "0")) + time.perf_counter() - began
+    return job.at(federation.run, REPLAYED, replayed_s=f"{seconds:.3f}")
+
+
+def is_complete(federation: Federation, job: Job) -> bool:
+    """Whether every round of a removal is written, so that no training is left."""
+    cohorts = _replayed(job)
+    first = min(cohorts.values(), default=job.rounds + 1)
+    return all(_is_written(federation, job, number) for number in range(first, job.rounds + 1))
+
+
+def _replayed(job: Job) -> dict[str, int]:
+    return {cohort: first for cohort, first in job.cohorts.items() if cohort not in job.dropped}
+
+
+def _before(federation: Federation, cohort: str, number: int) -> Tensors:
+    """A cohort's state before a round."""
+    if number == 1:
+        return federation.initial
+    return load_tensors(federation.run.path / adapter_file(number - 1, cohort))
+
+
+def _content(federation: Federation, number: int) -> dict[str, Any]:
+    content: dict[str, Any] = federation.run.read_json(f"rounds/{number:04d}/round.json")
+    return content
+
+
+def _is_written(federation: Federation, job: Job, number: int) -> bool:
+    return _content(federation, number).get("replay") == job.removal
+
+
+def _check_online(federation: Federation, job: Job, cohorts: dict[str, int]) -> None:
+    """Everybody whose steps are replayed has registered. Raises TrustChainError."""
+    needed = {
+        name
+        for cohort, first in cohorts.items()
+        for row in job.steps[cohort][first - 1 : job.rounds]
+        for name in row
+        if name not in job.left
+    }
+    if missing := sorted(needed - set(federation.registrations)):
+        raise TrustChainError(
+            f"{', '.join(missing)} must be online to replay {', '.join(sorted(cohorts))}; they stay withdrawn. "
+            f"Go on when they are back: trustchain unlearn {federation.run.path}"
+        )
+
+
+def _replay_round(federation: Federation, job: Job, number: int, active: list[str]) -> None:
+    """Train, check, merge and write one round of the active cohorts."""
+    before = {cohort: federation.states[cohort] for cohort in active}
+    recorded = {c: {n: k for n, k in job.steps[c][number - 1].items() if n not in job.left} for c in active}
+    rounds = {c: CohortRound(federation.task_of(c), set(recorded[c])) for c in active}
+    calls = {}
+    for name in sorted({name for row in recorded.values() for name in row}):
+        tasks = [(rounds[c].task, recorded[c][name]) for c in active if name in recorded[c]]
+        calls[federation.members[name].call("replay", federation.terms_ref, number, tasks, job.removal)] = name
+    events: list[dict[str, Any]] = []
+    deadline = time.monotonic() + federation.config.federation.deadline_s
+    while calls:
+        done, _ = ray.wait(list(calls), num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
+        name = calls.pop(done[0]) if done else next(iter(calls.values()))
+        try:
+            if not done:
+                raise TrustChainError(f"no answer within {federation.config.federation.deadline_s:g} s")
+            reply: Reply = ray.get(done[0])
+        except (RayActorError, RayTaskError, TrustChainError) as error:
+            raise TrustChainError(
+                f"organization {name!r} did not replay round {number}: {reason_of(error)}. {', '.join(active)} stay "
+                f"withdrawn; go on when it is back: trustchain unlearn {federation.run.path}"
+            ) from None
+        events += federation.accept_updates(number, name, reply.updates, rounds)
+    for cohort in active:
+        body = federation.merge(number, cohort, rounds[cohort])
+        events.append(federation.event("MERGE", {**body, "replay": job.removal}))
+    _write(federation, job, number, active, before, rounds, events)
+
+
+def _write(
+    federation: Federation,
+    job: Job,
+    number: int,
+    active: list[str],
+    before: dict[str, Tensors],
+    rounds: dict[str, CohortRound],
+    events: list[dict[str, Any]],
+) -> None:
+    """Settle the round where that is due, then make it durable: adapters first, `round.json` last."""
+    run, content = federation.run, _content(federation, number)
+    kept = federation.kept_updates(number, rounds)
+    if federation.settlement.due(number) and (everything := _all_updates(federation, number, rounds)) is not None:
+        others = [cohort for cohort in federation.cohorts if cohort not in active]
+        before |= {cohort: _before(federation, cohort, number) for cohort in others}
+        events += federation.settle_again(number, before, everything, _played(content, job), job.removal)
+    files = {run.path / adapter_file(number, c): federation.states[c] for c in active}
+    files |= {run.round_folder(number) / name: tensors for name, tensors in kept.items()}
+    for path, tensors in files.items():
+        with explain_writes(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_tensors(path, tensors)
+    adapters = {c: a for c, a in content["adapters"].items() if c in federation.cohorts}
+    adapters |= {c: digest(federation.states[c]) for c in active}
+    data = run.write_json(
+        f"rounds/{number:04d}/round.json",
+        {"round": number, "adapters": adapters, "events": [*content["events"], *events], "replay": job.removal},
+    )
+    run.append_metrics({"round": number, "replay": job.removal, "cohorts": active})
+    federation.submit([*events, federation.checkpoint(number, data, job.removal)])
+
+
+def _all_updates(
+    federation: Federation, number: int, rounds: dict[str, CohortRound]
+) -> dict[str, CohortRound] | None:
+    """The round of every cohort with its single updates: replayed ones, and kept files of the others; None where
+    they were not kept (`federation.keep_updates`), so that the settlement cannot be made again."""
+    content, out = _content(federation, number), dict(rounds)
+    signed = {
+        (s["organization"], s["body"]["cohort"], s["body"]["update"]): (s["body"]["weight"], envelope)
+        for envelope in content["events"]
+        if (s := statement_of(envelope))["type"] == "UPDATE"
+    }
+    merges = {s["body"]["cohort"]: s["body"] for e in content["events"] if (s := statement_of(e))["type"] == "MERGE"}
+    for cohort in sorted(set(federation.cohorts) - set(rounds)):
+        round_ = CohortRound(federation.task_of_state(cohort, _before(federation, cohort, number)), set())
+        for entry in merges[cohort]["inputs"]:
+            name = entry["organization"]
+            path = federation.run.round_folder(number) / update_file(cohort, name)
+            if not path.is_file():
+                return None
+            tensors = load_tensors(path)
+            if digest(tensors) != entry["update"]:
+                raise TrustChainError(f"{path}: is not the update that was merged; restore it")
+            weight, envelope = signed[name, cohort, entry["update"]]
+            round_.accepted[name] = Update(cohort, Packed.of(tensors), envelope, weight)
+        out[cohort] = round_
+    return out
+
+
+def _played(content: dict[str, Any], job: Job) -> dict[str, Fraction]:
+    """Recorded efforts of the round."""
+    decided = [s for e in content["events"] if (s := statement_of(e))["type"] == "DECISION"]
+    return {s["organization"]: Fraction(s["body"]["effort"]) for s in decided if s["organization"] not in job.left}

@@ -1,0 +1,191 @@
+"""The verb `unlearn`: plan, withdraw, replay, release, certify, erase. Read it as a table of contents."""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from ledger.canonical import sha256_hex
+from trustchain_ray.cluster import cluster
+from trustchain_ray.compare import collect, mean_scores, start_personalised
+from trustchain_ray.config_files import load_config
+from trustchain_ray.data import organization_names
+from trustchain_ray.errors import TrustChainError, UsageError
+from trustchain_ray.federation import Federation
+from trustchain_ray.forgetting.amendments import Amendments
+from trustchain_ray.forgetting.certify import certify
+from trustchain_ray.forgetting.history import History
+from trustchain_ray.forgetting.job import BEGUN, CERTIFIED, DONE, Job
+from trustchain_ray.forgetting.plan import Ask, make_plan
+from trustchain_ray.forgetting.replay import is_complete, replay
+from trustchain_ray.forgetting.withdraw import begin, publish_model, withdraw
+from trustchain_ray.run_directory import RunDirectory
+
+Progress = Callable[[str], None]
+
+
+def unlearn(
+    folder: str,
+    asks: Sequence[Ask],
+    method: str,
+    progress: Progress,
+    *,
+    dry_run: bool = False,
+    evaluate: bool = True,
+) -> dict[str, Any]:
+    """Remove records, people or organizations from a run; or go on with a removal that was cut short.
+
+    Parameters
+    ----------
+    asks
+        What is to be removed, as one removal with one certificate; empty: only go on.
+    method
+        Of :data:`ledger.removal.METHODS`.
+    dry_run
+        Return the plan; nothing is changed.
+    evaluate
+        Evaluate the new model at every organization.
+
+    Returns
+    -------
+    dict
+        `guarantee`, `steps_replayed`, `steps_total`, `old_model_digest`, `new_model_digest`, `certificate`, figures.
+
+    Raises
+    ------
+    UsageError
+        Nobody holds what was asked for, it was removed before, or another removal is under way.
+    TrustChainError
+        Anything that the person who runs it can act on; the same command goes on.
+    """
+    run = RunDirectory.open(Path(folder))
+    try:
+        config = load_config([str(run.path / "config.yaml")], [])
+        if not (run.path / "manifest.json").is_file():
+            raise UsageError(f"{folder} has not begun: there is nothing to remove; resume or delete it")
+        with cluster(config, len(organization_names(config))):
+            federation = Federation(config, run, progress)
+            try:
+                return _unlearn(federation, asks, method, progress, dry_run, evaluate)
+            finally:
+                federation.close()
+    finally:
+        run.unlock()
+
+
+def _unlearn(
+    federation: Federation, asks: Sequence[Ask], method: str, progress: Progress, dry_run: bool, evaluate: bool
+) -> dict[str, Any]:
+    job = federation.amended.unfinished
+    if job is None and not asks:
+        raise UsageError("nothing to go on with: name what is to be removed, e.g. --subject ID")
+    federation.reopen()
+    federation.ask_ledger("flush")
+    if job is None:
+        history = History.read(federation.run.path, federation.manifest)
+        plan = make_plan(federation, history, asks, method)
+        if dry_run:
+            _close(federation)
+            return {"run": str(federation.run.path), **plan.describe()}
+        job = begin(federation, plan, history)
+        federation.amended = Amendments.read(federation.run)
+    elif asks or dry_run:
+        raise UsageError(
+            f"removal {job.number} of this run is not finished ({job.stage}); finish it first: "
+            f"trustchain unlearn {federation.run.path}"
+        )
+    else:
+        progress(f"going on with removal {job.number} ({job.stage})")
+    job = carry_out(federation, job, progress, evaluate)
+    _close(federation)
+    return _result(federation, job)
+
+
+def carry_out(federation: Federation, job: Job, progress: Progress, evaluate: bool = True) -> Job:
+    """Bring a removal to its end from wherever it is; every step may be repeated."""
+    if job.stage == BEGUN:
+        job = withdraw(federation, job)
+        names = ", ".join(sorted(job.cohorts)) or "nothing"
+        progress(f"withdrawn: {names}; the model without it is published after {job.facts['withdrawn_s']} s")
+    if job.stage not in (CERTIFIED, DONE):
+        trains = not is_complete(federation, job)
+        if trains or evaluate:
+            federation.enlist()
+        job = replay(federation, job, progress)
+        if job.models or not History.read(federation.run.path, federation.manifest).models():
+            publish_model(federation, job)
+        scores = _evaluate(federation, job, progress) if evaluate else {}
+        job = certify(federation, job)
+        progress(f"certified: {job.facts['guarantee']}, {federation.run.path / job.certificate}")
+        _rewrite_result(federation, job, scores)
+    if job.stage == CERTIFIED:
+        erased = federation.gather("erase", job.removal, names=set(job.taken))
+        job = job.at(federation.run, DONE, salts_destroyed=str(sum(erased.values())))
+        federation.amended = Amendments.read(federation.run)
+    return job
+
+
+def _evaluate(federation: Federation, job: Job, progress: Progress) -> dict[str, Any]:
+    """Scores of the model as it is now, on what test records are left."""
+    model = federation.model()
+    rows = {"federated": collect(federation.evaluate(model))}
+    if federation.config.federation.personalization != "none":
+        rows["personalised"] = collect(start_personalised(federation, model))
+    scores = {name: {**mean_scores(row), "by_organization": row} for name, row in rows.items()}
+    mean = mean_scores(rows["federated"])
+    progress("federated: " + "  ".join(f"{k} {v:.4f}" for k, v in mean.items()))
+    federation.run.append_metrics({"final": "federated", "replay": job.removal, "scores": mean})
+    body = {"round": job.rounds, "scores": {k: f"{v:.6f}" for k, v in mean.items()}}
+    federation.log_event("EVALUATION", {**body, "adapters": federation.adapters(), "replay": job.removal})
+    return scores
+
+
+def _rewrite_result(federation: Federation, job: Job, scores: dict[str, Any]) -> None:
+    """What `result.json` says of the model; figures of models that are withdrawn go."""
+    path = federation.run.path / "result.json"
+    if path.is_file():
+        said = json.loads(path.read_text(encoding="utf-8"))
+        said |= {
+            "model_digest": job.facts["new_model_digest"],
+            "scores": scores,
+            "adapters": federation.adapters(),
+            "removals": [*said.get("removals", []), job.certificate],
+        }
+        federation.run.write("result.json", (json.dumps(said, indent=2) + "\n").encode())
+
+
+def _close(federation: Federation) -> None:
+    """Seal a run that was complete; leave one that is to be resumed as it is."""
+    if (federation.run.path / "result.json").is_file():
+        status = ray.get(federation.ledger.finish.remote([], federation.witnesses))
+        if status["pending"]:
+            raise TrustChainError(f"the log could not be completed: {status}; run the same command again")
+    else:
+        federation.ask_ledger("settle", federation.witnesses)
+
+
+def _result(federation: Federation, job: Job) -> dict[str, Any]:
+    path = federation.run.path / job.certificate
+    facts = job.facts
+    return {
+        "run": str(federation.run.path),
+        "removal": job.number,
+        "method": job.method,
+        "guarantee": facts["guarantee"],
+        "reason": facts["reason"],
+        "steps_replayed": int(facts["steps_replayed"]),
+        "steps_total": int(facts["steps_total"]),
+        "old_model_digest": facts["old_model_digest"],
+        "new_model_digest": facts["new_model_digest"],
+        "certificate": str(path),
+        "certificate_sha256": sha256_hex(path.read_bytes()),
+        "withdrawn_s": float(facts["withdrawn_s"]),
+        "replayed_s": float(facts["replayed_s"]),
+        "seconds": round(time.time() - float(facts["asked"]), 3),
+        "cohorts": job.cohorts,
+        "dropped": job.dropped,
+        "organizations_leaving": job.left,
+    }
