@@ -13,9 +13,10 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ledger.canonical import sha256_hex
+from ledger.errors import LedgerError
 from ledger.events import make_event
 from ledger.identity import COORDINATOR, load_or_create, public_document
-from trustchain_ray import forms
+from trustchain_ray import calls, forms
 from trustchain_ray.adapter import Layout, Tensors, digest, load_tensors, save_tensors, serialise
 from trustchain_ray.base import prepare_base
 from trustchain_ray.checks import Refused, check_decision, check_update
@@ -27,11 +28,11 @@ from trustchain_ray.errors import TrustChainError
 from trustchain_ray.forgetting.amendments import Amendments
 from trustchain_ray.initial import fresh_adapter
 from trustchain_ray.keystore import keystore
-from trustchain_ray.ledger_actor import RemoteLedger
+from trustchain_ray.ledger_actor import Ledger, RemoteLedger
 from trustchain_ray.manifest import build_manifest, check_same
-from trustchain_ray.organization import CohortTask, Reply, Terms, Update
+from trustchain_ray.organization import CohortTask, Organization, Reply, Terms, Update
 from trustchain_ray.participation import Schedule, effort_of, load_schedule, manifest_entry, statement_of
-from trustchain_ray.pool import start_members
+from trustchain_ray.pool import Member, start_members
 from trustchain_ray.round_writer import FinishedRound, RoundWriter, adapter_file, update_file
 from trustchain_ray.run_directory import RunDirectory
 from trustchain_ray.sampling import sampling_rate
@@ -58,10 +59,11 @@ class Federation:
     ----------
     run : a locked run directory, new or to be resumed.
     progress : called with one line of text as things happen.
+    local : organizations and ledger are objects of this process: for what needs no workers, :meth:`reopen` alone.
     """
 
-    def __init__(self, config: Config, run: RunDirectory, progress: Any) -> None:
-        self.config, self.run, self.progress = config, run, progress
+    def __init__(self, config: Config, run: RunDirectory, progress: Any, local: bool = False) -> None:
+        self.config, self.run, self.progress, self.local = config, run, progress, local
         self.form = forms.get(config.model.lora.form)
         self.identity = load_or_create(COORDINATOR, keystore(config))
         self.amended = Amendments.read(run)
@@ -70,6 +72,8 @@ class Federation:
         self.cohorts = self.amended.cohorts(cohorts_of(config.federation, self.registered))
         self.resumed = (run.path / "manifest.json").is_file()
         self.id = run.read_json("manifest.json")["run"] if self.resumed else f"{config.run.name}-{secrets.token_hex(6)}"
+        self.ledger: Any = None
+        self.witnesses: list[Member] = []
         self.registrations: dict[str, dict[str, Any]] = {}
         self.states: dict[str, Tensors] = {}
         self.fresh: Tensors = {}
@@ -81,10 +85,6 @@ class Federation:
     def start(self) -> None:
         """Start organizations and ledger, agree on the manifest, load the last finished round."""
         if self.resumed:
-            if self.amended.unfinished:
-                raise TrustChainError(
-                    f"{self.run.path}: a removal is not finished; finish it first: trustchain unlearn {self.run.path}"
-                )
             self.reopen()
             self.enlist()
             self._log_setup()
@@ -95,8 +95,13 @@ class Federation:
             self._log_setup()
             self._load_rounds()
 
-    def reopen(self) -> None:
-        """Start organizations, without their workers, and the ledger of a run that has begun; load where it stands."""
+    def reopen(self, write: bool = True) -> None:
+        """Start organizations, without their workers, and the ledger of a run that has begun; load where it stands.
+
+        Parameters
+        ----------
+        write : open the ledger; without it nothing can be logged, and a sealed run stays sealed.
+        """
         self._start_members()
         self.manifest = self.run.read_json("manifest.json")
         self.fresh, self.initial = load_tensors(self.run.path / FROZEN), load_tensors(self.run.path / INITIAL)
@@ -104,8 +109,9 @@ class Federation:
         self.counts = self.amended.records(self.manifest["records"])
         self.settlement, self.schedule = Settlement(self.config, self.records), self._schedule()
         self.gather("reconcile", self.amended.known)
-        self._open_ledger()
-        self._load_rounds()
+        if write:
+            self._open_ledger()
+        self._load_rounds(write)
 
     def enlist(self) -> None:
         """Start the workers and agree on the terms."""
@@ -133,16 +139,25 @@ class Federation:
         self.terms_ref = [ray.put(self.terms)]
 
     def _start_members(self) -> None:
-        self.base = prepare_base(self.config, self.run, self.progress)
         leaving = self.amended.unfinished.left if self.amended.unfinished is not None else []
-        self.members = {m.name: m for m in start_members(self.config, self.id, sorted({*self.names, *leaving}))}
+        names = sorted({*self.names, *leaving})
+        if self.local:
+            made = [Member(n, calls.Local(Organization(self.config, n, self.id)), False) for n in names]
+        else:
+            self.base = prepare_base(self.config, self.run, self.progress)
+            made = start_members(self.config, self.id, names)
+        self.members = {member.name: member for member in made}
 
     def _open_ledger(self) -> None:
         """Start the ledger actor and the writer of rounds."""
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)  # by the run's files
-        self.ledger = RemoteLedger.options(
-            num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here
-        ).remote(str(self.run.path), self.id, self.config)
+        if self.local:
+            self.ledger = calls.Local(Ledger(str(self.run.path), self.id, self.config))
+        else:
+            node = ray.get_runtime_context().get_node_id()  # where the run's files are
+            here = NodeAffinitySchedulingStrategy(node, soft=False)
+            self.ledger = RemoteLedger.options(
+                num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here
+            ).remote(str(self.run.path), self.id, self.config)
         self.witnesses = list(self.members.values()) if self.config.ledger.witnesses else []
         for silent in self.ask_ledger("start", self.witnesses):
             self.progress(f"going on without an answer of a chain, whose backlog is kept: {silent}")
@@ -253,8 +268,11 @@ class Federation:
         return answers
 
     def close(self) -> None:
+        """Let go of the run's files, where this process holds them."""
         with contextlib.suppress(Exception):
             self.writer.close()
+        if self.local and self.ledger is not None:
+            self.ask_ledger("close")
 
     def _agree(self, shapes: dict[str, tuple[int, ...]]) -> None:
         """Frozen and initial tensors, and the manifest: made once, afterwards only compared."""
@@ -304,8 +322,8 @@ class Federation:
     def ask_ledger(self, method: str, *args: Any) -> Any:
         """Call a method of the ledger actor and wait. Raises TrustChainError where it cannot do it."""
         try:
-            return ray.get(getattr(self.ledger, method).remote(*args))
-        except RayTaskError as error:
+            return calls.get(getattr(self.ledger, method).remote(*args))
+        except (RayTaskError, LedgerError) as error:
             raise TrustChainError(f"the ledger cannot work: {reason_of(error)}") from None
 
     def _registration(self, name: str, document: dict[str, str]) -> dict[str, Any]:
@@ -317,13 +335,14 @@ class Federation:
             "document": sha256_hex(file),
         }
 
-    def _load_rounds(self) -> None:
-        """The states after the last finished round; all its events are sent to the log again."""
+    def _load_rounds(self, write: bool = True) -> None:
+        """The states after the last finished round; the events of all rounds are sent to the log again."""
         self.states = dict.fromkeys(self.cohorts, self.initial)
         finished = self.run.finished_rounds()
         for number in finished:
             content = self.run.read_json(f"rounds/{number:04d}/round.json")
-            self.submit([*content["events"], self.checkpoint(number, replay=content.get("replay"))])
+            if write:
+                self.submit([*content["events"], self.checkpoint(number, replay=content.get("replay"))])
             self._recall(content["events"])
         if finished:
             self.finished = finished[-1]
@@ -574,7 +593,7 @@ class Federation:
             try:
                 answers[name] = self.answer(name, ref)
             except TrustChainError:
-                ray.wait(list(refs.values()), num_returns=len(refs), timeout=30)  # let the others end quietly
+                calls.wait(list(refs.values()), 30)  # let the others end quietly
                 raise
         return answers
 
@@ -582,8 +601,8 @@ class Federation:
     def answer(name: str, reference: Any) -> Any:
         """Wait for an organization's answer. Raises TrustChainError with its name."""
         try:
-            return ray.get(reference)
-        except (RayActorError, RayTaskError) as error:
+            return calls.get(reference)
+        except (RayActorError, RayTaskError, LedgerError) as error:
             raise TrustChainError(f"organization {name!r}: {reason_of(error)}") from None
 
     def environments(self) -> dict[str, dict[str, str]]:

@@ -12,6 +12,7 @@ from ledger.errors import LedgerError
 from ledger.heads import TreeHead
 from ledger.identity import COORDINATOR, load_or_create
 from ledger.service import LedgerService
+from trustchain_ray import calls
 from trustchain_ray.chains import private_chain, public_chain
 from trustchain_ray.config import Config
 from trustchain_ray.keystore import keystore
@@ -106,16 +107,18 @@ class Ledger:
             time.sleep(0.02)
         return self.status()
 
+    def close(self) -> None:
+        """Stop working and let go of the run's files; nothing is sealed. After :meth:`finish`: no-op."""
+        if not self.closing.is_set():
+            self._stop()
+            self.service.close()
+
     def finish(self, files: list[str], witnesses: Sequence[Any]) -> dict[str, Any]:
         """Drain everything, have the last head cosigned, and seal the run; the ledger's status."""
         self.witnesses = list(witnesses)  # again: an actor that was restarted meanwhile has lost them
         self._begin()
         if not self.service.status()["sealed"]:
-            self.closing.set()
-            for wake in (self.wake.set, self.new_head.set, *(delivery.wake for delivery in self.deliveries)):
-                wake()
-            for thread in self.threads:
-                thread.join()
+            self._stop()
             while self.service.pump():
                 pass
             self.service.sign_head()
@@ -126,6 +129,14 @@ class Ledger:
     def status(self) -> dict[str, Any]:
         """Where the ledger stands; why the last batch could not be moved, and who did not cosign (None, {}: fine)."""
         return {**self.service.status(), "failure": self.failure, "unwilling": dict(self.unwilling)}
+
+    def _stop(self) -> None:
+        self.closing.set()
+        for wake in (self.wake.set, self.new_head.set, *(delivery.wake for delivery in self.deliveries)):
+            wake()
+        for thread in self.threads:
+            if thread.is_alive():
+                thread.join()
 
     def _begin(self) -> None:
         if not self.started:
@@ -177,7 +188,7 @@ class Ledger:
             for reference in done:
                 member = asked[reference]
                 try:
-                    answer = ray.get(reference)
+                    answer = calls.get(reference)
                 except RayError as error:
                     self.unwilling[member.name] = str(error).strip().splitlines()[-1]
                     continue
@@ -206,7 +217,7 @@ def _wait(references: list[Any], patience_s: float, stop: threading.Event | None
     done: list[Any] = []
     late = references
     while late and time.monotonic() < end and not (stop is not None and stop.is_set()):
-        done, late = ray.wait(references, num_returns=len(references), timeout=min(0.2, patience_s))
+        done, late = calls.wait(references, min(0.2, patience_s))
     return done, late
 
 

@@ -24,6 +24,7 @@ from trustchain_ray.config_files import load_config, to_yaml
 from trustchain_ray.data import organization_names
 from trustchain_ray.errors import TrustChainError
 from trustchain_ray.federation import Federation
+from trustchain_ray.forgetting.amendments import Amendments
 from trustchain_ray.publish import publish
 from trustchain_ray.run_directory import RunDirectory, new_run
 
@@ -61,6 +62,8 @@ def resume(folder: str, progress: Progress) -> dict[str, Any]:
     run = RunDirectory.open(Path(folder))
     try:
         result = run.path / "result.json"
+        if (job := Amendments.read(run).unfinished) is not None:
+            raise TrustChainError(f"{folder}: removal {job.number} is not finished: trustchain unlearn {folder}")
         if result.is_file():
             progress(f"{folder} is complete")
             return dict(json.loads(result.read_text(encoding="utf-8")))

@@ -52,10 +52,11 @@ def record(name: str) -> dict[str, Any]:
 
 @dataclass
 class Ask:
-    """A request: records by name, or the whole organization."""
+    """A request: records by name, or the whole organization; ``signer`` where that is not the organization."""
 
     organization: str
     names: Sequence[str] = ()
+    signer: str = ""
     request: str = ""
     removed: list[Removed] = field(default_factory=list)
 
@@ -193,7 +194,7 @@ class CohortRun(FakeRun):
             ask.request = sha256_hex(f"request {self.asked}".encode())
             self.asked += 1
             self._choose(ask)
-            self.submit([self.event(ask.organization, ev.UNLEARN_REQUEST, {
+            self.submit([self.event(ask.signer or ask.organization, ev.UNLEARN_REQUEST, {
                 "request": ask.request, "organization": ask.organization, "scope": ask.scope, "method": method,
                 "removed": removed_digest(ask.removed)})])  # fmt: skip
             if ask.scope == ORGANIZATION:
@@ -210,19 +211,21 @@ class CohortRun(FakeRun):
         graph = provenance.from_events(read_events(self), self.manifest)
         models = sorted({n.digest for n in provenance.closure(graph, sources) if n.kind == provenance.MODEL})
         exact = method in EXACT_METHODS
+        first = {cohort: start for cohort, start in first.items() if start <= self.last}  # others read no record yet
         removal = sha256_hex(f"removal {asks[0].request}".encode())
         until = len(read_events(self))
         said = {"removal": removal, "requests": [ask.request for ask in asks],
                 "cohorts": dict(first) if exact else {}, "models": models}  # fmt: skip
         self.submit([self.event(COORDINATOR, ev.UNLEARN_WITHDRAWN, said)])
-        if exact:
+        if exact and first:
             self._delete(first)
         self.submit([
             self.event(COORDINATOR, ev.MODEL_REVOKED,
                        {"model_digest": digest, "request": asks[0].request, "reason": "records are removed"})
             for digest in models
         ])  # fmt: skip
-        self.submit([self.shard(shard.organization, shard.cohort) for shard in shards])
+        there = [shard for shard in shards if not any(ask.signer for ask in asks)]  # an absent one signs nothing
+        self.submit([self.shard(shard.organization, shard.cohort) for shard in there])
         return Withdrawn(removal, list(asks), method, dict(first), shards, sources, models, until)
 
     def _choose(self, ask: Ask) -> None:
@@ -280,7 +283,7 @@ class CohortRun(FakeRun):
         old = next((e.old for e in reversed(closure) if e.kind == provenance.MODEL), new)
         said: dict[str, Any] = {
             "run": self.run,
-            "issuers": sorted({ask.organization for ask in begun.asks}),
+            "issuers": sorted({ask.signer or ask.organization for ask in begun.asks}),
             "guarantee": EXACT_BITWISE if exact else APPROXIMATE,
             "method": begun.method,
             "reproducibility": {

@@ -157,3 +157,71 @@ def test_a_registration_must_be_of_oneself(bank, clinic):
             registry.admit(register(bank, **changes))
     assert registry.keys == {}
     assert registry.run is None
+
+
+SHARD = {"cohort": "c", "split": "train", "generation": 0, "records": 3, "root": D}
+REQUEST = {"request": D, "organization": "bank", "scope": "subject", "method": "replay", "removed": D}
+WITHDRAWN = {"removal": D, "requests": [D], "cohorts": {"c": 2}, "models": [D]}
+EXECUTED = {
+    "requests": [D], "certificate": D, "guarantee": "EXACT_BITWISE", "old_model_digest": D, "new_model_digest": D,
+    "steps_replayed": 1, "steps_total": 2,
+}  # fmt: skip
+UPDATE = {"round": 1, "cohort": "c", "base": D, "update": D, "weight": 1, "steps": 2}
+MERGE = {"round": 1, "cohort": "c", "base": D, "inputs": [], "adapter": D, "file": "f"}
+
+
+def test_events_of_a_removal_are_taken(tmp_path):
+    who = {name: load_or_create(name, tmp_path) for name in ("bank", "coordinator")}
+    for name, kind, body in (
+        ("bank", ev.SHARD_MANIFEST, SHARD),
+        ("bank", ev.SHARD_MANIFEST, {**SHARD, "split": "test", "cohort": ""}),
+        ("bank", ev.UNLEARN_REQUEST, REQUEST),
+        ("coordinator", ev.UNLEARN_REQUEST, {**REQUEST, "scope": "organization"}),
+        ("coordinator", ev.UNLEARN_WITHDRAWN, WITHDRAWN),
+        ("coordinator", ev.UNLEARN_WITHDRAWN, {**WITHDRAWN, "cohorts": {}, "models": []}),
+        ("coordinator", ev.MODEL_REVOKED, {"model_digest": D, "request": D, "reason": "records are removed"}),
+        ("coordinator", ev.UNLEARN_EXEC, EXECUTED),
+        ("bank", ev.UNLEARN_ATTEST, {"certificate": D, "mode": "reexecute", "steps": 3, "result": "same"}),
+        ("bank", ev.UPDATE, {**UPDATE, "replay": D, "trace": [D, D]}),
+        ("coordinator", ev.MERGE, {**MERGE, "replay": D}),
+        ("coordinator", ev.EVALUATION, {"round": 1, "scores": {}, "replay": D, "adapters": {"c": D}}),
+    ):
+        envelope = ev.make_event(who[name], RUN, kind, body)
+        event = ev.read_event(envelope, {identity.key_id: identity.public_hex for identity in who.values()})
+        assert event.replay == body.get("replay")
+
+
+@pytest.mark.parametrize(
+    ("who", "kind", "body", "reason"),
+    [
+        ("coordinator", ev.SHARD_MANIFEST, SHARD, "the organization that holds the shard signs it"),
+        ("bank", ev.SHARD_MANIFEST, {**SHARD, "split": "test"}, "split is train, of a cohort, or test"),
+        ("bank", ev.SHARD_MANIFEST, {**SHARD, "cohort": ""}, "split is train, of a cohort, or test"),
+        ("bank", ev.SHARD_MANIFEST, {**SHARD, "split": "other"}, "split is train, of a cohort, or test"),
+        ("bank", ev.SHARD_MANIFEST, {**SHARD, "root": "x"}, "root is not a digest"),
+        ("bank", ev.UNLEARN_REQUEST, {**REQUEST, "scope": "everything"}, "scope 'everything' is none of"),
+        ("bank", ev.UNLEARN_REQUEST, {**REQUEST, "organization": "clinic"}, "records of clinic, who must sign it"),
+        ("coordinator", ev.UNLEARN_REQUEST, REQUEST, "records of bank, who must sign it"),
+        ("bank", ev.UNLEARN_WITHDRAWN, WITHDRAWN, "only the coordinator"),
+        ("coordinator", ev.UNLEARN_WITHDRAWN, {**WITHDRAWN, "requests": []}, "serves no request"),
+        ("coordinator", ev.UNLEARN_WITHDRAWN, {**WITHDRAWN, "requests": [D, D]}, "list of different digests"),
+        ("coordinator", ev.UNLEARN_WITHDRAWN, {**WITHDRAWN, "cohorts": ["c"]}, "table of rounds"),
+        ("coordinator", ev.UNLEARN_WITHDRAWN, {**WITHDRAWN, "cohorts": {"c": 0}}, "table of rounds"),
+        ("coordinator", ev.UNLEARN_WITHDRAWN, {**WITHDRAWN, "cohorts": {"c": True}}, "table of rounds"),
+        ("coordinator", ev.UNLEARN_WITHDRAWN, {**WITHDRAWN, "models": ["m"]}, "list of different digests"),
+        ("bank", ev.MODEL_REVOKED, {"model_digest": D, "request": D, "reason": ""}, "only the coordinator"),
+        ("bank", ev.UNLEARN_EXEC, EXECUTED, "only the coordinator"),
+        ("coordinator", ev.UNLEARN_EXEC, {**EXECUTED, "requests": []}, "serves no request"),
+        ("coordinator", ev.UNLEARN_EXEC, {**EXECUTED, "steps_replayed": 3}, "3 of 2 steps"),
+        ("bank", ev.UNLEARN_ATTEST, {"certificate": D, "mode": "all", "steps": -1, "result": ""}, "steps is not a int"),
+        ("bank", ev.UPDATE, {**UPDATE, "replay": "x"}, "replay is not a digest"),
+        ("bank", ev.UPDATE, {**UPDATE, "replay": None}, "replay is not a digest"),
+        ("bank", ev.UPDATE, {**UPDATE, "trace": [D, "x"]}, "trace is not a list of digests"),
+        ("coordinator", ev.MERGE, {**MERGE, "adapter": "cd" * 32}, "names another adapter than its base"),
+        ("coordinator", ev.EVALUATION, {"round": 1, "scores": {}, "adapters": {"c": 1}}, "table of digests"),
+        ("coordinator", ev.CHECKPOINT, {"round": 1, "file": "f", "digest": D, "replay": 1}, "replay is not a digest"),
+    ],
+)
+def test_events_of_a_removal_are_checked_inside(tmp_path, who, kind, body, reason):
+    with pytest.raises(LedgerError, match=reason):
+        ev.make_event(load_or_create(who, tmp_path), RUN, kind, body)

@@ -172,6 +172,64 @@ def test_rewards_scores_and_privacy_depend_on_what_they_measure(story):
     assert not {"reward 2", "evaluation 2"} & set(named(late))
 
 
+def settle(story: Story, round_: int, attempt: str = "") -> None:
+    story.say(COORDINATOR, ev.REWARD_SETTLEMENT, round=round_, payments={"bank": "1.0"}, attempt=attempt)
+
+
+def withdraw(story: Story, **cohorts: int) -> int:
+    story.say(COORDINATOR, ev.UNLEARN_WITHDRAWN, removal=digest("removal"), requests=[], cohorts=cohorts, models=[])
+    return len(story.events) - 1
+
+
+def test_what_is_made_after_a_withdrawal_has_nothing_withdrawn_among_its_ancestors():
+    story = Story()
+    for round_ in (1, 2):
+        for cohort in COHORTS:
+            story.cohort_round(round_, cohort)
+        settle(story, round_)
+        story.checkpoint(round_)
+    until = withdraw(story, shard_0=1)
+    story.shard("bank", "shard_0", "without ann")
+    for round_ in (1, 2):
+        story.cohort_round(round_, "shard_0", "replay")
+        settle(story, round_, "replay")
+        story.checkpoint(round_, "replay")
+    graph = story.graph
+    made = [node for node in graph.nodes if node.event > until]
+    used = {node.index for node in [*made, *graph.ancestors(made)]}
+    assert not used & {node.index for node in affected(graph, [bank()])}
+    assert not used & graph.withdrawn.keys()
+    before = closure(graph, [bank()], until)
+    assert {node.name for node in before if node.kind == "reward"} == {"1", "2"}
+    assert {node.index for node in before if node.kind != "shard"} <= graph.withdrawn.keys()
+
+
+def test_what_was_dropped_stands_in_no_later_score_and_in_no_later_closure(story):
+    until = withdraw(story, shard_0=2)
+    story.say(COORDINATOR, ev.EVALUATION, round=3, scores={"accuracy": "0.5"})
+    graph = story.graph
+    assert named(graph.nodes[p] for p in graph.nodes[-1].parents) == ["adapter shard_1@3"]
+    assert "adapter shard_0@2" in named(closure(graph, [bank()], until))
+    assert named(closure(graph, [bank()])) == [
+        "shard bank/shard_0", "update bank/shard_0@1", "adapter shard_0@1", "checkpoint 1", "model 1",
+    ]  # fmt: skip
+
+
+def test_removed_test_records_withdraw_scores_and_rewards_alone(story):
+    story.shard("clinic", "", "old", split="test")
+    settle(story, 2)
+    story.say(COORDINATOR, ev.EVALUATION, round=3, scores={})
+    source = Source("clinic", "*test", digest("root", "clinic", "", "old"))
+    until = withdraw(story)
+    story.shard("clinic", "", "without ann", split="test")
+    story.say(COORDINATOR, ev.EVALUATION, round=3, scores={}, attempt="again")
+    graph = story.graph
+    assert named(closure(graph, [source], until)) == [f"shard {shard_name('clinic', '*test')}", "reward 2", "evaluation 3"]
+    assert not {node.index for node in graph.ancestors(graph.nodes[-1:])} & {
+        node.index for node in affected(graph, [source])
+    }
+
+
 def test_an_evaluation_that_is_logged_before_its_round_waits_for_it():
     story = Story()
     story.round(1)

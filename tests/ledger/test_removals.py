@@ -9,6 +9,7 @@ from removal_run import Ask, CohortRun, Withdrawn, model_digest, read_events, tr
 from ledger import events as ev
 from ledger import layout
 from ledger.identity import COORDINATOR
+from ledger.manifest_proof import EMPTY_ROOT
 from ledger.report import Report
 from ledger.verify import verify_run
 from ledger.verify_certificate import RunLog, verify_certificate
@@ -85,6 +86,22 @@ def test_an_organization_leaves_a_cohort_that_others_share(tmp_path):
     assert_in_order(run, begun)
     made = new_of(run, begun)
     assert (made["update bank/all@2"], made["update clinic/all@2"]) == (True, False)
+
+
+def test_an_organization_that_is_absent_leaves_every_cohort(tmp_path):
+    run = trained(tmp_path, BY_SHARD)
+    begun = run.remove([Ask("clinic", signer=COORDINATOR)], {"shard_0": 1, "shard_1": 1})
+    assert_in_order(run, begun)
+    assert {e.new for e in run.stated(begun).closure if e.kind == "shard"} == {EMPTY_ROOT}
+
+
+def test_records_that_no_step_read_withdraw_nothing(tmp_path):
+    run = trained(tmp_path, BY_SHARD)
+    model = model_digest(run)
+    begun = run.withdraw([Ask("bank", ["bank-0"])], {"shard_0": 4})
+    run.certify(begun)
+    assert_in_order(run, begun)
+    assert (model_digest(run), new_of(run, begun)) == (model, {"shard bank/shard_0": True})
 
 
 def test_a_round_without_members_merges_nothing(tmp_path):

@@ -39,7 +39,7 @@ def test_a_finished_run_is_in_order(run_dir):
     statuses = {check.name: check.status for check in report.checks}
     assert [name for name, status in statuses.items() if status != "ok"] == ["keys", "witnesses", "private chain"]
     assert set(statuses.values()) == {"ok", "skipped"}
-    assert len(report.checked) == 9
+    assert len(report.checked) == 10
     assert seen == report.checks
     assert snapshot(run_dir) == before
 
@@ -461,7 +461,7 @@ def test_a_cut_log_does_not_fit_its_anchors(tmp_path):
 def test_command_line(run_dir, capsys):
     assert main(["verify", str(run_dir)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert {line.split()[0] for line in lines[:12]} == {"ok", "skipped"}
+    assert {line.split()[0] for line in lines[:13]} == {"ok", "skipped"}
     assert lines[lines.index("checked:") + 1].startswith("  - the files are those")
     assert any("they are the run's own claim" in line for line in lines[lines.index("not checked:") :])
     assert lines[-1].startswith("VERIFIED, except")

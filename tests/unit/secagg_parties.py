@@ -29,7 +29,16 @@ def identity_of(name: str) -> Identity:
 class Parties:
     """A coordinator and its members in one session, with randomness of a fixed seed."""
 
-    def __init__(self, count: int = 4, size: int = 5, seed: int = 0, threshold: int = 0, weights=None, **fields):
+    def __init__(
+        self,
+        count: int = 4,
+        size: int = 5,
+        seed: int = 0,
+        threshold: int = 0,
+        weights: Iterable[int] | None = None,
+        most: Mapping[str, int] | None = None,
+        **fields: object,
+    ):
         names = NAMES[:count]
         self.registered = {name: identity_of(name).public_hex for name in (*names, COORDINATOR)}
         members = {name: self.registered[name] for name in names}
@@ -37,7 +46,7 @@ class Parties:
         threshold = threshold or default_threshold(count)
         coordinator = self.registered[COORDINATOR]
         self.session = Session(**about, size=size, threshold=threshold, members=members, coordinator=coordinator)
-        self.server = Server(self.session, identity_of(COORDINATOR))
+        self.server = Server(self.session, identity_of(COORDINATOR), most)
         draws = np.random.default_rng(seed)
         self.updates = {name: draws.normal(0, 0.01, size).astype(np.float32) for name in names}
         self.weights = dict(zip(names, weights or range(3, 3 + count), strict=True))

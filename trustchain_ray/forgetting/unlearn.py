@@ -1,17 +1,20 @@
 """The verb `unlearn`: plan, withdraw, replay, release, certify, erase. Read it as a table of contents."""
 
+import contextlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import ray
-
+from ledger import layout
 from ledger.canonical import sha256_hex
 from trustchain_ray.cluster import cluster
 from trustchain_ray.compare import collect, mean_scores, start_personalised
+from trustchain_ray.config import Config
 from trustchain_ray.config_files import load_config
+from trustchain_ray.custody import custody_folder
 from trustchain_ray.data import organization_names
 from trustchain_ray.errors import TrustChainError, UsageError
 from trustchain_ray.federation import Federation
@@ -61,55 +64,107 @@ def unlearn(
     TrustChainError
         Anything that the person who runs it can act on; the same command goes on.
     """
+    began = time.time()
     run = RunDirectory.open(Path(folder))
     try:
         config = load_config([str(run.path / "config.yaml")], [])
         if not (run.path / "manifest.json").is_file():
             raise UsageError(f"{folder} has not begun: there is nothing to remove; resume or delete it")
-        with cluster(config, len(organization_names(config))):
-            federation = Federation(config, run, progress)
-            try:
-                return _unlearn(federation, asks, method, progress, dry_run, evaluate)
-            finally:
-                federation.close()
+        verb = _Verb(config, run, list(asks), method, progress, dry_run, evaluate, began)
+        if is_local(config, run):
+            with verb.federation(local=True) as federation:
+                if verb.first_half(federation):
+                    return verb.result
+        with cluster(config, len(organization_names(config))), verb.federation(local=False) as federation:
+            if not verb.first_half(federation):
+                verb.second_half(federation)
+        return verb.result
     finally:
         run.unlock()
 
 
-def _unlearn(
-    federation: Federation, asks: Sequence[Ask], method: str, progress: Progress, dry_run: bool, evaluate: bool
-) -> dict[str, Any]:
-    job = federation.amended.unfinished
-    if job is None and not asks:
-        raise UsageError("nothing to go on with: name what is to be removed, e.g. --subject ID")
-    federation.reopen()
-    federation.ask_ledger("flush")
-    if job is None:
-        history = History.read(federation.run.path, federation.manifest)
-        plan = make_plan(federation, history, asks, method)
-        if dry_run:
-            _close(federation)
-            return {"run": str(federation.run.path), **plan.describe()}
-        job = begin(federation, plan, history)
-        federation.amended = Amendments.read(federation.run)
-    elif asks or dry_run:
-        raise UsageError(
-            f"removal {job.number} of this run is not finished ({job.stage}); finish it first: "
-            f"trustchain unlearn {federation.run.path}"
-        )
-    else:
-        progress(f"going on with removal {job.number} ({job.stage})")
-    job = carry_out(federation, job, progress, evaluate)
-    _close(federation)
-    return _result(federation, job)
+def is_local(config: Config, run: RunDirectory) -> bool:
+    """Whether all organizations keep their salts on this machine, so that a withdrawal needs no cluster."""
+    if config.resources.pin_organizations:
+        return False
+    manifest = run.read_json("manifest.json")
+    folder = custody_folder(config, manifest["run"])
+    return all((folder / f"{name}.sqlite").is_file() for name in manifest["organizations"])
+
+
+@dataclass
+class _Verb:
+    """One call of the verb, whose first half may run in this process."""
+
+    config: Config
+    run: RunDirectory
+    asks: list[Ask]
+    method: str
+    progress: Progress
+    dry_run: bool
+    evaluate: bool
+    began: float
+    result: dict[str, Any] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def federation(self, local: bool) -> Iterator[Federation]:
+        """The federation as it stands now."""
+        federation = Federation(self.config, self.run, self.progress, local)
+        try:
+            yield federation
+        finally:
+            federation.close()
+
+    def first_half(self, federation: Federation) -> bool:
+        """Plan and withdraw, unless that was done; whether nothing is left to do."""
+        job = federation.amended.unfinished
+        if job is None and not self.asks:
+            raise UsageError("nothing to go on with: name what is to be removed, e.g. --subject ID")
+        if job is not None and job.stage != BEGUN and federation.local:
+            return False
+        sealed = (self.run.path / layout.SEAL).is_file()
+        federation.reopen(write=not (self.dry_run and sealed))
+        if federation.ledger is not None:
+            federation.ask_ledger("flush")
+        if job is None:
+            history = History.read(self.run.path, federation.manifest)
+            plan = make_plan(federation, history, self.asks, self.method)
+            if self.dry_run:
+                self.result = {"run": str(self.run.path), **plan.describe()}
+                return True
+            job = begin(federation, plan, history, self.began)
+            federation.amended, self.asks = Amendments.read(self.run), []
+        elif self.asks or self.dry_run:
+            raise UsageError(
+                f"removal {job.number} of this run is not finished ({job.stage}); finish it first: "
+                f"trustchain unlearn {self.run.path}"
+            )
+        else:
+            self.progress(f"going on with removal {job.number} ({job.stage})")
+        if job.stage == BEGUN:
+            job = withdraw(federation, job)
+            names = ", ".join(sorted(job.cohorts)) or "nothing"
+            self.progress(f"withdrawn: {names}; the model without it stands after {job.facts['withdrawn_s']} s")
+        if federation.local and (self.evaluate or not is_complete(federation, job)):
+            return False
+        self._finish(federation, job)
+        return True
+
+    def second_half(self, federation: Federation) -> None:
+        """Replay, release, certify and erase, on a cluster."""
+        federation.reopen()
+        job = federation.amended.unfinished
+        assert job is not None
+        self._finish(federation, job)
+
+    def _finish(self, federation: Federation, job: Job) -> None:
+        job = carry_out(federation, job, self.progress, self.evaluate)
+        _close(federation)
+        self.result = _result(federation, job)
 
 
 def carry_out(federation: Federation, job: Job, progress: Progress, evaluate: bool = True) -> Job:
-    """Bring a removal to its end from wherever it is; every step may be repeated."""
-    if job.stage == BEGUN:
-        job = withdraw(federation, job)
-        names = ", ".join(sorted(job.cohorts)) or "nothing"
-        progress(f"withdrawn: {names}; the model without it is published after {job.facts['withdrawn_s']} s")
+    """Bring a removal that is withdrawn to its end; every step may be repeated."""
     if job.stage not in (CERTIFIED, DONE):
         trains = not is_complete(federation, job)
         if trains or evaluate:
@@ -160,7 +215,7 @@ def _rewrite_result(federation: Federation, job: Job, scores: dict[str, Any]) ->
 def _close(federation: Federation) -> None:
     """Seal a run that was complete; leave one that is to be resumed as it is."""
     if (federation.run.path / "result.json").is_file():
-        status = ray.get(federation.ledger.finish.remote([], federation.witnesses))
+        status = federation.ask_ledger("finish", [], federation.witnesses)
         if status["pending"]:
             raise TrustChainError(f"the log could not be completed: {status}; run the same command again")
     else:

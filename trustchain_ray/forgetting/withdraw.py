@@ -19,8 +19,14 @@ from trustchain_ray.round_writer import adapter_file, update_folder
 from trustchain_ray.run_directory import explain_writes
 
 
-def begin(federation: Federation, plan: Plan, history: History) -> Job:
-    """Have the organizations take the records out, and make the removal durable: from here on it is carried out."""
+def begin(federation: Federation, plan: Plan, history: History, asked: float) -> Job:
+    """Have the organizations take the records out, and make the removal durable: from here on it is carried out.
+
+    Parameters
+    ----------
+    asked
+        When the request came, in seconds since 1970.
+    """
     number, removal = len(jobs_of(federation.run)) + 1, secrets.token_hex(32)
     taken: dict[str, Taken] = {}
     events: list[dict[str, Any]] = []
@@ -54,7 +60,7 @@ def begin(federation: Federation, plan: Plan, history: History) -> Job:
         taken={name: taken_row(part) for name, part in taken.items()},
         events=[*events, *(e for n, call in shards.items() for e in federation.answer(n, call))],
         facts={
-            "asked": repr(time.time()),
+            "asked": repr(asked),
             "steps_replayed": str(plan.steps_replayed),
             "steps_total": str(plan.steps_total),
         },
