@@ -91,7 +91,7 @@ class Federation:
         else:
             self._start_members()
             self.enlist()
-            self._open_ledger()
+            self.open_ledger()
             self._log_setup()
             self._load_rounds()
 
@@ -110,7 +110,7 @@ class Federation:
         self.settlement, self.schedule = Settlement(self.config, self.records), self._schedule()
         self.gather("reconcile", self.amended.known)
         if write:
-            self._open_ledger()
+            self.open_ledger()
         self._load_rounds(write)
 
     def enlist(self) -> None:
@@ -148,7 +148,7 @@ class Federation:
             made = start_members(self.config, self.id, names)
         self.members = {member.name: member for member in made}
 
-    def _open_ledger(self) -> None:
+    def open_ledger(self) -> None:
         """Start the ledger actor and the writer of rounds."""
         if self.local:
             self.ledger = calls.Local(Ledger(str(self.run.path), self.id, self.config))

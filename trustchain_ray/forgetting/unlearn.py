@@ -104,6 +104,7 @@ class _Verb:
     dry_run: bool
     evaluate: bool
     began: float
+    begun_here: bool = False
     result: dict[str, Any] = field(default_factory=dict)
 
     @contextlib.contextmanager
@@ -123,7 +124,7 @@ class _Verb:
         if job is not None and job.stage != BEGUN and federation.local:
             return False
         sealed = (self.run.path / layout.SEAL).is_file()
-        federation.reopen(write=not (self.dry_run and sealed))
+        federation.reopen(write=not sealed)  # a plan, or a refusal, leaves the seal as it is
         if federation.ledger is not None:
             federation.ask_ledger("flush")
         if job is None:
@@ -133,14 +134,16 @@ class _Verb:
                 self.result = {"run": str(self.run.path), **plan.describe()}
                 return True
             job = begin(federation, plan, history, self.began)
-            federation.amended, self.asks = Amendments.read(self.run), []
+            federation.amended, self.asks, self.begun_here = Amendments.read(self.run), [], True
         elif self.asks or self.dry_run:
             raise UsageError(
                 f"removal {job.number} of this run is not finished ({job.stage}); finish it first: "
                 f"trustchain unlearn {self.run.path}"
             )
-        else:
+        elif not self.begun_here:
             self.progress(f"going on with removal {job.number} ({job.stage})")
+        if federation.ledger is None:
+            federation.open_ledger()
         if job.stage == BEGUN:
             job = withdraw(federation, job)
             names = ", ".join(sorted(job.cohorts)) or "nothing"
