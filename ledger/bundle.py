@@ -66,7 +66,8 @@ def export(
         The file to write.
     events
         Positions of the events that the bundle is to hold, each with an inclusion proof, instead of the whole log.
-        Those that give them meaning come along: REGISTER, RUN_MANIFEST, the last MODEL_RELEASE, and RUN_COMPLETE.
+        Those that give them meaning come along: REGISTER, RUN_MANIFEST, the last MODEL_RELEASE, MODEL_REVOKED, and
+        RUN_COMPLETE.
     types
         Events of these types, too, as above.
     model
@@ -128,7 +129,7 @@ def _select(log: SqliteLog, sources: Mapping[str, Path], chosen: set[int], types
     if not signed:
         raise LedgerError(f"{log.path}: no tree head is signed yet, so that no event can be proven; try again later")
     size = signed[-1].size
-    for kind in {ev.REGISTER, ev.RUN_MANIFEST, ev.RUN_COMPLETE, *types}:
+    for kind in {ev.REGISTER, ev.RUN_MANIFEST, ev.RUN_COMPLETE, ev.MODEL_REVOKED, *types}:
         chosen |= {index for index, _ in log.events(kind) if index < size}
     chosen |= set([index for index, _ in log.events(ev.MODEL_RELEASE) if index < size][-1:])
     for index in sorted(chosen):

@@ -33,8 +33,9 @@ class GraphBuilder:
     def __init__(self, manifest: Mapping[str, Any]) -> None:
         self.graph = Graph()
         self._adapters: dict[str, list[Node]] = {}  # all by cohort, in order
-        self._chains: dict[str, list[Node]] = {}  # of them those that are not withdrawn
+        self._chains: dict[str, dict[int, Node]] = {}  # of them the newest by round, without those withdrawn
         self._open: dict[str, set[int]] = {}  # rounds that are withdrawn and not replayed, by cohort
+        self._leaving: dict[str, str] = {}  # organization by request
         self._cohort_of: dict[int, str] = {}  # updates and adapters, by index
         self._updates: dict[tuple[str, str, int, str], Node] = {}  # organization, cohort, round, digest
         self._shards: dict[str, Node] = {}  # newest version by name
@@ -54,6 +55,7 @@ class GraphBuilder:
             ev.PRIVACY_SPEND: self._privacy_spend,
             ev.MODEL_RELEASE: self._model_release,
             ev.MODEL_REVOKED: self._model_revoked,
+            ev.UNLEARN_REQUEST: self._unlearn_request,
             ev.UNLEARN_WITHDRAWN: self._unlearn_withdrawn,
         }
         for kind in (BASE, FROZEN):
@@ -61,7 +63,7 @@ class GraphBuilder:
                 self._setup.append(self._add(kind, kind, manifest[kind], 0, -1))
         for cohort in sorted(manifest["cohorts"]):
             initial = self._add(ADAPTER, f"{cohort}@0", manifest["initial"][cohort], 0, -1, self._setup)
-            self._adapters[cohort], self._chains[cohort], self._open[cohort] = [initial], [initial], set()
+            self._adapters[cohort], self._chains[cohort], self._open[cohort] = [initial], {0: initial}, set()
 
     def see(self, position: int, event: Event) -> None:
         handler = self._handlers.get(event.type)
@@ -102,7 +104,7 @@ class GraphBuilder:
             parents.append(update)
         node = self._add(ADAPTER, f"{cohort}@{body['round']}", body["adapter"], body["round"], position, parents)
         self._adapters[cohort].append(node)
-        self._chains[cohort].append(node)
+        self._chains[cohort][body["round"]] = node
         self._open[cohort].discard(body["round"])
         self._cohort_of[node.index] = cohort
 
@@ -129,7 +131,7 @@ class GraphBuilder:
     def _reward_settlement(self, position: int, event: Event) -> None:
         round_ = event.body["round"]
         # It measures coalitions of the round's updates, each merged into the adapters before the round.
-        parents = [*self._standing(round_ - 1), *self._of_round(round_, UPDATE), *self._tests()]
+        parents = [*self._standing(max(0, round_ - 1)), *self._of_round(round_, UPDATE), *self._tests()]
         self._add(REWARD, str(round_), sha256_hex(canonical_json(event.body)), round_, position, parents)
 
     def _privacy_spend(self, position: int, event: Event) -> None:
@@ -147,6 +149,10 @@ class GraphBuilder:
 
     def _model_revoked(self, position: int, event: Event) -> None:
         self.graph.revoked.setdefault(event.body["model_digest"], position)
+
+    def _unlearn_request(self, position: int, event: Event) -> None:
+        if event.body["scope"] == "organization":
+            self._leaving.setdefault(event.body["request"], event.body["organization"])
 
     def _unlearn_withdrawn(self, position: int, event: Event) -> None:
         first: dict[str, int] = event.body["cohorts"]
@@ -167,10 +173,13 @@ class GraphBuilder:
                 of_round = self._rounds[node.kind, node.round]
                 if of_round.get(node.name) == node:
                     del of_round[node.name]
+        # Who left tests no later model, and may not be there to say that its shards are empty.
+        for request in event.body["requests"]:
+            self._shards.pop(shard_name(self._leaving.get(request, ""), TEST), None)
         for cohort, start in first.items():
             chain = self._chains[cohort]
-            self._open[cohort] |= {node.round for node in chain if node.round >= start} & self._finished
-            self._chains[cohort] = [node for node in chain if node.round < start]
+            self._open[cohort] |= {round_ for round_ in chain if round_ >= start} & self._finished
+            self._chains[cohort] = {round_: node for round_, node in chain.items() if round_ < start}
 
     def _adapter(self, event: Event, cohort: str, digest: str) -> Node:
         """The newest adapter of a cohort with this digest."""
@@ -182,7 +191,7 @@ class GraphBuilder:
     def _standing(self, round_: int) -> list[Node]:
         """For each cohort that stands in a round the newest adapter of the last round up to this one."""
         chains = [chain for cohort, chain in self._chains.items() if all(r > round_ for r in self._open[cohort])]
-        return [max((n for n in chain if n.round <= round_), key=lambda n: (n.round, n.index)) for chain in chains]
+        return [chain.get(round_) or chain[max(r for r in chain if r <= round_)] for chain in chains]
 
     def _of_round(self, round_: int, kind: str) -> list[Node]:
         """The newest nodes of a kind in a round, one for each name."""

@@ -44,7 +44,6 @@ class LinkState:
     def __init__(self, manifest: Mapping[str, Any], events: Sequence[Event]) -> None:
         self.manifest = manifest
         self.links = Links(merges={name: [] for name in manifest["cohorts"]})
-        self.inputs = 0
         self._position = -1
         self._complete = -1
         self._release = -1
@@ -154,7 +153,6 @@ class LinkState:
             if (*slot, update) in self._refused or (*slot, None) in self._refused:
                 raise LedgerError(f"{where}: takes an update of {organization} that was refused")
             self._check_signed(where, (*slot, body["base"], update, entry["weight"]), event.replay)
-            self.inputs += 1
         self.links.merges[cohort].append(event)
         self.links.last_round = max(self.links.last_round, round_)
 

@@ -15,7 +15,8 @@ from ledger import merkle
 from ledger.canonical import parse_canonical
 from ledger.dsse import Envelope
 from ledger.errors import LedgerError
-from ledger.events import REGISTER, Event, Registry, read_event
+from ledger.events import REGISTER, Event, read_event
+from ledger.registry import Registry
 
 SCHEMA = """
 CREATE TABLE leaves (
@@ -165,7 +166,7 @@ class SqliteLog:
         return self.append([registry.admit(envelope) for envelope in envelopes])
 
     def append(self, events: Sequence[Event]) -> list[int]:
-        """As :meth:`append_batch`, for events that a :class:`~ledger.events.Registry` admitted."""
+        """As :meth:`append_batch`, for events that a :class:`~ledger.registry.Registry` admitted."""
         if self.read_only:
             raise LedgerError(f"{self.path}: is open for reading only")
         registry = self.registry.copy()

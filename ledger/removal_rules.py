@@ -107,8 +107,8 @@ def check_deletion(removal: Removal) -> str:
     if sorted(rows) != sorted((provenance.SHARD, node_name(s), s.old_root, s.new_root) for s in removal.shards):
         raise LedgerError("closure: its shards are not those of the deletion proofs")
     records = sum(len(names) for slot, names in wanted.items() if slot[0] not in whole)
-    left = f", all records of {', '.join(sorted(whole))}" if whole else ""
-    return f"{records} records{left} in {len(shards)} shards were there before and are not after; no other changed"
+    what = [f"{records} records"] * (records > 0) + [f"all records of {name}" for name in sorted(whole)]
+    return f"{', '.join(what)}, in {len(shards)} shards, were there before and are not after; no other changed"
 
 
 def node_name(shard: Shard) -> str:

@@ -11,9 +11,10 @@ from ledger import events as ev
 from ledger.audit import Skip
 from ledger.certificate import Certificate
 from ledger.errors import LedgerError
-from ledger.events import Event, Registry
+from ledger.events import Event
 from ledger.identity import COORDINATOR, check_name, key_id_of
 from ledger.merkle import MerkleLog
+from ledger.registry import Registry
 from ledger.removal import ORGANIZATION, Removal, removed_digest
 from ledger.removal_rules import check_claims, check_deletion
 from ledger.report import Check, Report

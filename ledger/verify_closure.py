@@ -43,9 +43,9 @@ def check_closure(removal: Removal, graph: provenance.Graph, until: int) -> str:
         raise LedgerError(f"closure: {what} {kind} {name}, by the log ({len(said)} named, {len(expected)} needed)")
     made = _made(removal, graph, until)
     _check_dropped(removal, graph, nodes)
+    before = {(node.kind, node.name, node.digest) for node in graph.nodes if node.event < until}
     for start in removal.start:
-        wanted = (provenance.ADAPTER, f"{start.cohort}@{start.round}", start.digest)
-        if wanted not in {(node.kind, node.name, node.digest) for node in graph.nodes if node.event < until}:
+        if (provenance.ADAPTER, f"{start.cohort}@{start.round}", start.digest) not in before:
             raise LedgerError(f"start: the log has no such adapter of cohort {start.cohort!r} in round {start.round}")
     if removal.guarantee in (EXACT_BITWISE, EXACT_DISTRIBUTION):
         _check_ancestors(graph, sources, [*made, _new_model(graph, removal.model["new"])])

@@ -8,8 +8,9 @@ from ledger import checkpoint, heads, layout, merkle
 from ledger.audit import Audit, Fault
 from ledger.canonical import is_digest, parse_canonical
 from ledger.errors import LedgerError
-from ledger.events import Event, Registry, read_leaf
+from ledger.events import Event, read_leaf
 from ledger.identity import COORDINATOR, key_id_of
+from ledger.registry import Registry
 
 SELECTION = "events.json"
 """Chosen events with their proofs, in a bundle."""

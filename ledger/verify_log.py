@@ -7,10 +7,11 @@ from ledger import events as ev
 from ledger import layout, merkle
 from ledger.audit import Audit, Fault, Links, Skip
 from ledger.errors import LedgerError
-from ledger.events import Event, Registry
+from ledger.events import Event
 from ledger.links import LinkState
 from ledger.log import SqliteLog
 from ledger.merkle import MerkleLog
+from ledger.registry import Registry
 from ledger.verify_events import SELECTION, check_selection
 
 
@@ -85,9 +86,10 @@ def check_links(audit: Audit) -> str:
     except LedgerError as error:
         raise Fault(layout.LOG, str(error)) from None
     audit.links = links
-    count = sum(len(chain) for chain in links.merges.values())
-    cohorts = len(links.merges)
-    return f"{count} merges of {state.inputs} updates in {cohorts} cohorts, up to round {links.last_round}"
+    merges = [event for chain in links.merges.values() for event in chain]
+    inputs, cohorts = sum(len(event.body["inputs"]) for event in merges), len(links.merges)
+    removals = f"; {len(links.executed)} removals" if links.executed else ""
+    return f"{len(merges)} merges of {inputs} updates in {cohorts} cohorts, up to round {links.last_round}{removals}"
 
 
 def _stated(audit: Audit) -> Links:
@@ -101,4 +103,8 @@ def _stated(audit: Audit) -> Links:
             links.checkpoints[event.body["file"]] = event
         elif event.type == ev.MODEL_RELEASE:
             links.release = event
+    revoked = {event.body["model_digest"] for event in audit.events if event.type == ev.MODEL_REVOKED}
+    model = links.release.body["model_digest"] if links.release is not None else ""
+    if model in revoked:
+        audit.notes.append(f"which model to use: {model[:16]}, the newest here, is revoked")
     return links

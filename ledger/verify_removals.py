@@ -23,7 +23,10 @@ def check_certificates(audit: Audit) -> str:
         )
         if report.failure is not None:
             raise Fault(name, f"{report.failure.name}: {report.failure.detail}")
-        known.add(parse(data).digest)
+        certificate = parse(data)
+        if audit.run and certificate.removal.run != audit.run:
+            raise Fault(name, f"is of run {certificate.removal.run!r}, the log of {audit.run!r}")
+        known.add(certificate.digest)
         skipped = [check.name for check in report.checks if check.status == "skipped" and check.name != "anchor"]
         if skipped:
             audit.notes.append(f"of {name}: {', '.join(skipped)}")

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fake_run import COHORT, ORGANIZATIONS, FakeRun, adapter
+from fake_run import COHORT, ORGANIZATIONS, RUN, FakeRun, adapter
 
 from ledger import certificate as ct
 from ledger import events as ev
@@ -83,8 +83,8 @@ class Withdrawn:
 class CohortRun(FakeRun):
     """A run with several cohorts that commits to its records, and from which some are removed."""
 
-    def __init__(self, base: Path, cohorts: Mapping[str, list[str]] = ONE) -> None:
-        super().__init__(base / "run", base / "keys")
+    def __init__(self, base: Path, cohorts: Mapping[str, list[str]] = ONE, *, run: str = RUN) -> None:
+        super().__init__(base / "run", base / "keys", run=run)
         self.initial = adapter(self.dir / "rounds" / "0000" / "initial.safetensors", 1)
         self.manifest |= {"cohorts": dict(cohorts), "initial": dict.fromkeys(cohorts, self.initial)}
         self.chain: dict[str, dict[int, str]] = {cohort: {0: self.initial} for cohort in cohorts}

@@ -7,6 +7,7 @@ from ledger import events as ev
 from ledger.canonical import canonical_json, parse_canonical
 from ledger.errors import LedgerError
 from ledger.identity import load_or_create, public_document
+from ledger.registry import Registry
 
 RUN = "r"
 D = "ab" * 32
@@ -124,7 +125,7 @@ def test_payloads_of_another_kind_or_spelling_are_refused(bank):
 
 
 def test_the_registry_binds_names_keys_and_run(bank, clinic, tmp_path):
-    registry = ev.Registry()
+    registry = Registry()
     with pytest.raises(LedgerError, match="not registered"):
         registry.admit(decision(bank))
     registry.admit(register(bank))
@@ -146,7 +147,7 @@ def test_the_registry_binds_names_keys_and_run(bank, clinic, tmp_path):
 
 
 def test_a_registration_must_be_of_oneself(bank, clinic):
-    registry = ev.Registry()
+    registry = Registry()
     for changes in (
         {"organization": "clinic"},
         {"public_key": clinic.public_hex},

@@ -224,10 +224,24 @@ def test_removed_test_records_withdraw_scores_and_rewards_alone(story):
     story.shard("clinic", "", "without ann", split="test")
     story.say(COORDINATOR, ev.EVALUATION, round=3, scores={}, attempt="again")
     graph = story.graph
-    assert named(closure(graph, [source], until)) == [f"shard {shard_name('clinic', '*test')}", "reward 2", "evaluation 3"]
+    found = named(closure(graph, [source], until))
+    assert found == [f"shard {shard_name('clinic', '*test')}", "reward 2", "evaluation 3"]
     assert not {node.index for node in graph.ancestors(graph.nodes[-1:])} & {
         node.index for node in affected(graph, [source])
     }
+
+
+def test_who_left_tests_no_later_model(story):
+    for who in ORGANIZATIONS:
+        story.shard(who, "", "old", split="test")
+    asked = {"organization": "clinic", "scope": "organization", "method": "drop", "removed": digest("nothing")}
+    story.say(COORDINATOR, ev.UNLEARN_REQUEST, request=digest("request"), **asked)
+    story.say(COORDINATOR, ev.UNLEARN_WITHDRAWN, removal=digest("removal"), requests=[digest("request")],
+              cohorts={"shard_0": 1}, models=[])  # fmt: skip
+    story.say(COORDINATOR, ev.EVALUATION, round=3, scores={})
+    graph = story.graph
+    parents = named(graph.nodes[p] for p in graph.nodes[-1].parents)
+    assert parents == ["adapter shard_1@3", f"shard {shard_name('bank', '*test')}"]
 
 
 def test_an_evaluation_that_is_logged_before_its_round_waits_for_it():

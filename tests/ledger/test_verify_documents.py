@@ -7,7 +7,7 @@ import sys
 
 import pytest
 from fake_run import COHORT
-from removal_run import RemovalRun, record, removal_run
+from removal_run import Ask, CohortRun, RemovalRun, record, removal_run
 
 from ledger import bundle, layout
 from ledger.cli import main
@@ -159,3 +159,30 @@ def test_what_lineage_does_not_know_is_said(made, capsys, tmp_path):
     ):
         assert main(["lineage", *map(str, arguments)]) == 2
         assert reason in capsys.readouterr().err
+
+
+def test_a_certificate_of_another_run_is_found(made, tmp_path):
+    other = CohortRun(tmp_path / "other", run="other-run")
+    other.begin()
+    other.finish()
+    begun = other.remove([Ask("bank", ["bank-1"])], {COHORT: 3})
+    run = tmp_path / "run"
+    shutil.copytree(made.run.dir, run)
+    shutil.copy(other.certificate_path(begun), run / layout.CERTIFICATES)
+    bundle.export(run, tmp_path / "few.tar", types=["UNLEARN_EXEC"])
+    for target in (run, tmp_path / "few.tar"):
+        report = verify_run(target)
+        assert report.failure is not None
+        assert "is of run 'other-run', the log of 'test-run'" in report.failure.detail
+
+
+def test_a_bundle_of_chosen_events_says_that_its_model_is_revoked(tmp_path):
+    run = CohortRun(tmp_path)
+    run.begin()
+    run.finish()
+    run.withdraw([Ask("bank", ["bank-1"])], {COHORT: 3})
+    run.service.sign_head()
+    bundle.export(run.dir, tmp_path / "few.tar", types=["UNLEARN_REQUEST"])
+    report = verify_run(tmp_path / "few.tar")
+    assert report.ok, report.failure
+    assert any("the newest here, is revoked" in line for line in report.not_checked)
