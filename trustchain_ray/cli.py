@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 from ledger import cli as ledger_cli
+from ledger import lineage
 from ledger.errors import LedgerError
 from trustchain_ray import __version__, chain
 from trustchain_ray.errors import TrustChainError
@@ -25,6 +26,12 @@ VERIFY = """examples:
   trustchain verify runs/small --json
   trustchain verify runs/small --rpc-url https://a-node.example --min-witnesses 3
   trustchain verify small.bundle --trust consortium.json --model downloaded/model
+  trustchain verify runs/small/certificates/0001.json --min-auditors 1
+"""
+LINEAGE = """examples:
+  trustchain lineage runs/small
+  trustchain lineage runs/small --of 58ff5721
+  trustchain lineage runs/small --closure hospital_a/shard_1
 """
 EXPORT = """examples:
   trustchain export runs/small -o small.bundle
@@ -71,6 +78,8 @@ def _parser() -> argparse.ArgumentParser:
     forgetting.add_arguments(unlearn)
     verify = _verb(verbs, "verify", "check what a run or a bundle claims", _verify, VERIFY)
     ledger_cli.add_verify_arguments(verify)
+    traced = _verb(verbs, "lineage", "what each artifact of a run was computed from", _lineage, LINEAGE)
+    lineage.add_arguments(traced)
     export = _verb(verbs, "export", "put what a stranger needs to check a run into one file", _export, EXPORT)
     ledger_cli.add_export_arguments(export)
     chains = _verb(verbs, "chain", "where runs stand on their chains; set chains up", _chain, chain.EXAMPLES)
@@ -129,6 +138,10 @@ def _unlearn(arguments: argparse.Namespace) -> int:
 
 def _verify(arguments: argparse.Namespace) -> int:
     return ledger_cli.run_verify(arguments)
+
+
+def _lineage(arguments: argparse.Namespace) -> int:
+    return lineage.run(arguments)
 
 
 def _export(arguments: argparse.Namespace) -> int:

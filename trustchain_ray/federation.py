@@ -444,9 +444,11 @@ class Federation:
         shapes = {n: t for n, t in self.fresh.items() if not n.endswith((".lora_A.weight", ".lora_B.weight"))}
         return Layout.of({**fresh_adapter(self.terms.shapes, "", "layout", rank, lora.form), **shapes})
 
-    def merge(self, number: int, name: str, cohort: CohortRound) -> dict[str, Any]:
+    def merge(
+        self, number: int, name: str, cohort: CohortRound, server_step: float | None = None
+    ) -> dict[str, Any]:
         """Merge a cohort's accepted updates into its state; the body of its MERGE event."""
-        self.states[name] = self._merged(self.states[name], cohort, cohort.accepted)
+        self.states[name] = self._merged(self.states[name], cohort, cohort.accepted, server_step)
         inputs = [
             {"organization": n, "update": cohort.digests[n], "weight": u.weight}
             for n, u in sorted(cohort.accepted.items())
@@ -461,7 +463,9 @@ class Federation:
             "file_sha256": sha256_hex(serialise(self.states[name])),
         }
 
-    def _merged(self, state: Tensors, cohort: CohortRound, members: Collection[str]) -> Tensors:
+    def _merged(
+        self, state: Tensors, cohort: CohortRound, members: Collection[str], server_step: float | None = None
+    ) -> Tensors:
         """A cohort's state with the accepted updates of some of its members merged in."""
         updates = [cohort.accepted[n] for n in sorted(cohort.accepted) if n in members]
         if not updates:
@@ -470,7 +474,7 @@ class Federation:
             state,
             [u.update.tensors() for u in updates],
             [u.weight for u in updates],
-            self.config.federation.server_step,
+            self.config.federation.server_step if server_step is None else server_step,
             self.config.model.lora.alpha,
         )
         return merged

@@ -194,6 +194,47 @@ class Organization:
         updates = [self._train_cohort(number, task, steps, removal) for task, steps in tasks]
         return Reply(self.name, {}, [u for u in updates if u], time.perf_counter() - began)
 
+    def unlearn(
+        self,
+        terms: list[Any],
+        number: int,
+        tasks: list[CohortTask],
+        removal: str,
+        method: str,
+        options: dict[str, float],
+    ) -> Reply:
+        """Apply an approximate method to the cohorts' adapters, against the records that are being removed."""
+        began = time.perf_counter()
+        self._agree(terms)
+        updates = []
+        for task in tasks:
+            forget = self._pending(task.cohort)
+            if forget:
+                begun, residual = self._begin(number, task)
+                packed = _value(begun)
+                trained: Trained = self.group.call("unlearn", self.name, forget, packed, residual, method, options)
+                body = {
+                    "round": number, "cohort": task.cohort, "base": task.digest, "weight": 1,
+                    "update": digest(trained.update.tensors()), "steps": len(trained.losses), "replay": removal,
+                }  # fmt: skip
+                envelope = self.sign_event("UPDATE", body)
+                updates.append(Update(task.cohort, trained.update, envelope, 1, trained.losses, trained.seconds))
+        return Reply(self.name, {}, updates, time.perf_counter() - began)
+
+    def ask_models(self, terms: list[Any], states: dict[str, Any], most: int) -> list[dict[str, Any]]:
+        """What models say to the prompts of up to `most` records that are being removed; by the names in `states`."""
+        self._agree(terms)
+        records = self._pending()[:most]
+        said = {
+            name: self.group.call("answers", records, *self._serving(_value(state).tensors()))
+            for name, state in states.items()
+        }
+        return [
+            {"prompt": r.prompt or r.answer, "answer": r.answer if r.label < 0 else self.config.model.labels[r.label],
+             **{name: rows[i] for name, rows in said.items() if rows}}
+            for i, r in enumerate(records)
+        ]  # fmt: skip
+
     def train(self, terms: list[Any], number: int, tasks: list[CohortTask], shown: Shown | None = None) -> Reply:
         """Decide, train and sign one round (1-based `number`)."""
         began = time.perf_counter()
@@ -352,6 +393,12 @@ class Organization:
         shards = {c: records_of(federation, key, self.name, c, self.held.train) for c in self._cohort_names(federation)}
         sampling_key = derive(key, "sampling", self.name)
         return Holder(self.identity, self.run, self.custody, self.held, shards, sampling_key)
+
+    def _pending(self, cohort: str | None = None) -> list[Record]:
+        """Training records that are being removed (from one cohort)."""
+        kept = {record.id for record in self.holdings.train}
+        shard = range(len(self.held.train)) if cohort is None else self._holder().shards[cohort]
+        return [self.held.train[i] for i in shard if self.held.train[i].id not in kept]
 
     def _refresh(self) -> None:
         """The records changed: forget what was made of the old ones."""

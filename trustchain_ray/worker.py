@@ -120,6 +120,41 @@ class Worker:
         self.engine.load(tensors.tensors(), self.config.model.lora.alpha, residual.tensors() if residual else None)
         return self.engine.evaluate(self.rows[owner, split])
 
+    def answers(self, records: Sequence[Record], tensors: Packed, residual: Packed | None) -> list[dict[str, str]]:
+        """What an adapter says to the prompts of records (`said`), and how probable it finds their own answer, as the
+        mean over tokens (`probability`). Torch engine; others give nothing."""
+        if not self.steps_are_seen:
+            return []
+        from trustchain_ray.forgetting.metrics.answers import answers
+
+        self.engine.load(tensors.tensors(), self.config.model.lora.alpha, residual.tensors() if residual else None)
+        return answers(self.engine, records, self.config)
+
+    def unlearn(
+        self,
+        owner: str,
+        forget: Sequence[Record],
+        begun: Packed,
+        residual: Packed | None,
+        method: str,
+        options: dict[str, float],
+    ) -> Trained:
+        """Apply an approximate method to an adapter; the owner's training records are what is retained.
+
+        Raises
+        ------
+        TrustChainError
+            As :func:`trustchain_ray.forgetting.approximate.loop.unlearn_approximately`.
+        """
+        from trustchain_ray.forgetting.approximate.worker import unlearn
+
+        tensors, began = begun.tensors(), time.perf_counter()
+        rows = encode(forget, self.engine.tokenizer, self.config.model.task, self.config.model.max_length)
+        result = unlearn(self.engine, self.config, rows, self.rows[owner, "train"], tensors, residual, method, options)
+        update = Packed.of(self.form.update(tensors, {n: result.tensors[n] for n in tensors}))
+        seconds = time.perf_counter() - began
+        return Trained(update, result.losses, seconds, result.records_read, self.engine.memory()["resident"])
+
     def memory(self) -> dict[str, int]:
         return self.engine.memory()
 

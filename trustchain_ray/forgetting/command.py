@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ledger.removal import METHODS, ORGANIZATION, RECORD, SUBJECT
+from ledger.removal import EXACT_METHODS, METHODS, ORGANIZATION, RECORD, SUBJECT
 from trustchain_ray.errors import UsageError
 
 EXAMPLES = """examples:
@@ -33,6 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--record", metavar="ID", nargs="+", help="single records")
     what.add_argument("--requests", metavar="FILE", help="many requests at once, JSON lines")
     parser.add_argument("--method", choices=METHODS, default="replay", help="default: replay, which is exact")
+    parser.add_argument(
+        "--set", metavar="KEY=VALUE", nargs="+", default=[], help="options of an approximate method: epochs, lr, ..."
+    )
     parser.add_argument("--list", action="store_true", help="print what can be removed, and stop")
     parser.add_argument("--dry-run", action="store_true", help="print the plan: what depends on it, cost, guarantee")
     parser.add_argument("--no-evaluate", action="store_true", help="leave the evaluation of the new model out")
@@ -53,7 +56,13 @@ def run(arguments: argparse.Namespace) -> int:
     from trustchain_ray.forgetting.unlearn import unlearn
 
     result = unlearn(
-        arguments.run, asks, arguments.method, _progress, dry_run=arguments.dry_run, evaluate=not arguments.no_evaluate
+        arguments.run,
+        asks,
+        arguments.method,
+        _progress,
+        options=options_of(arguments.method, arguments.set),
+        dry_run=arguments.dry_run,
+        evaluate=not arguments.no_evaluate,
     )
     _print(result, _plan_table(result) if arguments.dry_run else _table(result), arguments.json)
     return 0
@@ -76,6 +85,24 @@ def asks_of(arguments: argparse.Namespace) -> list[Any]:
     if owner and not asks:
         asks.append(Ask(ORGANIZATION, (), owner))
     return asks
+
+
+def options_of(method: str, pairs: list[str]) -> dict[str, str]:
+    """Options of an approximate method. Raises UsageError where there is no such option, or no number."""
+    if pairs and method in EXACT_METHODS:
+        raise UsageError(f"--set: {method} has no options")
+    options = {}
+    for pair in pairs:
+        name, _, value = pair.partition("=")
+        try:
+            options[name] = repr(float(value))
+        except ValueError:
+            raise UsageError(f"--set {pair}: give KEY=NUMBER") from None
+    if options:
+        from trustchain_ray.forgetting.approximate.worker import settings_of
+
+        settings_of(method, {name: float(value) for name, value in options.items()})
+    return options
 
 
 def read_requests(path: Path) -> list[Any]:
@@ -124,6 +151,15 @@ def _print(result: dict[str, Any], table: str, as_json: bool) -> None:
         print(json.dumps(result))
 
 
+def _asked_lines(rows: list[dict[str, Any]]) -> list[str]:
+    """What the models say to removed prompts, before and after."""
+    lines = []
+    for row in rows:
+        lines += [f"asked        {row['prompt']}", f"  is         {row['answer'].strip()}"]
+        lines += [f"  {n:<11}{row[n]['said']}  (p {row[n]['probability']})" for n in ("before", "after") if n in row]
+    return lines
+
+
 def _list_table(found: dict[str, Any]) -> str:
     lines = [f"{'organization':<24}{'records':>10}{'subjects':>10}"]
     for name, row in found["organizations"].items():
@@ -167,6 +203,7 @@ def _table(result: dict[str, Any]) -> str:
         f"model        {result['old_model_digest']}",
         f"          -> {result['new_model_digest']}",
         f"withdrawn    after {result['withdrawn_s']:.1f} s, replayed in {result['replayed_s']:.1f} s",
+        *_asked_lines(result["asked"]),
         f"certificate  {result['certificate']}",
         f"next         trustchain verify {result['certificate']}",
     ]

@@ -49,6 +49,8 @@ class Job:
         Size of the log before the withdrawal.
     events
         Envelopes to log at the withdrawal: requests and new shard manifests.
+    options
+        Of an approximate method.
     facts
         Figures for certificate and report.
     """
@@ -66,6 +68,7 @@ class Job:
     models: list[str]
     taken: dict[str, dict[str, Any]]
     events: list[dict[str, Any]]
+    options: dict[str, str] = field(default_factory=dict)
     facts: dict[str, str] = field(default_factory=dict)
     stage: str = BEGUN
 

@@ -111,6 +111,8 @@ def make_plan(federation: Federation, history: History, asks: Sequence[Ask], met
             pruned.append(cohort)
             first[cohort] = start + 1
     replayed = {c: f for c, f in first.items() if c not in dropped} if method in EXACT_METHODS else {}
+    if method not in EXACT_METHODS and left:
+        raise UsageError(f"--method {method} removes records; an organization leaves by replay or drop")
     trains = [
         (name, count)
         for cohort, begin in replayed.items()

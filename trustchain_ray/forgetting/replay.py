@@ -123,10 +123,10 @@ def _replay_round(federation: Federation, job: Job, number: int, active: list[st
     for cohort in active:
         body = federation.merge(number, cohort, rounds[cohort])
         events.append(federation.event("MERGE", {**body, "replay": job.removal}))
-    _write(federation, job, number, active, before, rounds, events)
+    write_round(federation, job, number, active, before, rounds, events)
 
 
-def _write(
+def write_round(
     federation: Federation,
     job: Job,
     number: int,

@@ -3,13 +3,17 @@
 import contextlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import ray
+
 from ledger import layout
 from ledger.canonical import sha256_hex
+from ledger.removal import EXACT_METHODS
+from trustchain_ray.adapter import Tensors
 from trustchain_ray.cluster import cluster
 from trustchain_ray.compare import collect, mean_scores, start_personalised
 from trustchain_ray.config import Config
@@ -24,10 +28,14 @@ from trustchain_ray.forgetting.history import History
 from trustchain_ray.forgetting.job import BEGUN, CERTIFIED, DONE, Job
 from trustchain_ray.forgetting.plan import Ask, make_plan
 from trustchain_ray.forgetting.replay import is_complete, replay
+from trustchain_ray.forgetting.stopgap import unlearn_approximately
 from trustchain_ray.forgetting.withdraw import begin, publish_model, withdraw
 from trustchain_ray.run_directory import RunDirectory
+from trustchain_ray.worker import Packed
 
 Progress = Callable[[str], None]
+SHOWN = 3
+"""Removed prompts of an organization that the models before and after are asked."""
 
 
 def unlearn(
@@ -36,6 +44,7 @@ def unlearn(
     method: str,
     progress: Progress,
     *,
+    options: Mapping[str, str] | None = None,
     dry_run: bool = False,
     evaluate: bool = True,
 ) -> dict[str, Any]:
@@ -47,6 +56,8 @@ def unlearn(
         What is to be removed, as one removal with one certificate; empty: only go on.
     method
         Of :data:`ledger.removal.METHODS`.
+    options
+        Of an approximate method, by name.
     dry_run
         Return the plan; nothing is changed.
     evaluate
@@ -70,7 +81,7 @@ def unlearn(
         config = load_config([str(run.path / "config.yaml")], [])
         if not (run.path / "manifest.json").is_file():
             raise UsageError(f"{folder} has not begun: there is nothing to remove; resume or delete it")
-        verb = _Verb(config, run, list(asks), method, progress, dry_run, evaluate, began)
+        verb = _Verb(config, run, list(asks), method, dict(options or {}), progress, dry_run, evaluate, began)
         if is_local(config, run):
             with verb.federation(local=True) as federation:
                 if verb.first_half(federation):
@@ -100,11 +111,13 @@ class _Verb:
     run: RunDirectory
     asks: list[Ask]
     method: str
+    options: dict[str, str]
     progress: Progress
     dry_run: bool
     evaluate: bool
     began: float
     begun_here: bool = False
+    old_model: Tensors | None = None
     result: dict[str, Any] = field(default_factory=dict)
 
     @contextlib.contextmanager
@@ -133,7 +146,8 @@ class _Verb:
             if self.dry_run:
                 self.result = {"run": str(self.run.path), **plan.describe()}
                 return True
-            job = begin(federation, plan, history, self.began)
+            self.old_model = federation.model()
+            job = begin(federation, plan, history, self.began, self.options)
             federation.amended, self.asks, self.begun_here = Amendments.read(self.run), [], True
         elif self.asks or self.dry_run:
             raise UsageError(
@@ -148,7 +162,9 @@ class _Verb:
             job = withdraw(federation, job)
             names = ", ".join(sorted(job.cohorts)) or "nothing"
             self.progress(f"withdrawn: {names}; the model without it stands after {job.facts['withdrawn_s']} s")
-        if federation.local and (self.evaluate or not is_complete(federation, job)):
+        if federation.local and (
+            self.evaluate or job.method not in EXACT_METHODS or not is_complete(federation, job)
+        ):
             return False
         self._finish(federation, job)
         return True
@@ -161,21 +177,37 @@ class _Verb:
         self._finish(federation, job)
 
     def _finish(self, federation: Federation, job: Job) -> None:
-        job = carry_out(federation, job, self.progress, self.evaluate)
+        said = Said(self.old_model)
+        job = carry_out(federation, job, self.progress, self.evaluate, said)
         _close(federation)
-        self.result = _result(federation, job)
+        self.result = {**_result(federation, job), "asked": said.rows}
 
 
-def carry_out(federation: Federation, job: Job, progress: Progress, evaluate: bool = True) -> Job:
+@dataclass
+class Said:
+    """What the old model (None: it is not at hand any more) and the new one say to prompts that are removed."""
+
+    old: Tensors | None
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+
+def carry_out(
+    federation: Federation, job: Job, progress: Progress, evaluate: bool = True, said: Said | None = None
+) -> Job:
     """Bring a removal that is withdrawn to its end; every step may be repeated."""
     if job.stage not in (CERTIFIED, DONE):
-        trains = not is_complete(federation, job)
+        trains = job.method not in EXACT_METHODS or not is_complete(federation, job)
         if trains or evaluate:
             federation.enlist()
-        job = replay(federation, job, progress)
+        if job.method in EXACT_METHODS:
+            job = replay(federation, job, progress)
+        else:
+            job = unlearn_approximately(federation, job, progress)
         if job.models or not History.read(federation.run.path, federation.manifest).models():
             publish_model(federation, job)
         scores = _evaluate(federation, job, progress) if evaluate else {}
+        if evaluate and said is not None:
+            said.rows = _ask(federation, job, said.old)
         job = certify(federation, job)
         progress(f"certified: {job.facts['guarantee']}, {federation.run.path / job.certificate}")
         _rewrite_result(federation, job, scores)
@@ -199,6 +231,18 @@ def _evaluate(federation: Federation, job: Job, progress: Progress) -> dict[str,
     body = {"round": job.rounds, "scores": {k: f"{v:.6f}" for k, v in mean.items()}}
     federation.log_event("EVALUATION", {**body, "adapters": federation.adapters(), "replay": job.removal})
     return scores
+
+
+def _ask(federation: Federation, job: Job, old: Tensors | None) -> list[dict[str, Any]]:
+    """What the models before and after say to some of the removed prompts, at the organizations that held them."""
+    if old is None:
+        return []
+    models = {"before": ray.put(Packed.of(old)), "after": ray.put(Packed.of(federation.model()))}
+    rows = []
+    for name in sorted(set(job.taken) - set(job.left)):
+        call = federation.members[name].call("ask_models", federation.terms_ref, models, SHOWN)
+        rows += [{"organization": name, **row} for row in federation.answer(name, call)]
+    return rows
 
 
 def _rewrite_result(federation: Federation, job: Job, scores: dict[str, Any]) -> None:

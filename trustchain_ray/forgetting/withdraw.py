@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from ledger import provenance
-from ledger.removal import TRAIN, Shard
+from ledger.removal import EXACT_METHODS, TRAIN, Shard
 from trustchain_ray.federation import Federation
 from trustchain_ray.forgetting.history import History
 from trustchain_ray.forgetting.holder import Taken
@@ -19,13 +19,17 @@ from trustchain_ray.round_writer import adapter_file, update_folder
 from trustchain_ray.run_directory import explain_writes
 
 
-def begin(federation: Federation, plan: Plan, history: History, asked: float) -> Job:
+def begin(
+    federation: Federation, plan: Plan, history: History, asked: float, options: dict[str, str] | None = None
+) -> Job:
     """Have the organizations take the records out, and make the removal durable: from here on it is carried out.
 
     Parameters
     ----------
     asked
         When the request came, in seconds since 1970.
+    options
+        Of an approximate method.
     """
     number, removal = len(jobs_of(federation.run)) + 1, secrets.token_hex(32)
     taken: dict[str, Taken] = {}
@@ -50,7 +54,7 @@ def begin(federation: Federation, plan: Plan, history: History, asked: float) ->
         removal=removal,
         method=plan.method,
         requests=requests_made,
-        cohorts=plan.cohorts,
+        cohorts=plan.cohorts if plan.method in EXACT_METHODS else {},
         dropped=plan.dropped,
         left=plan.left,
         rounds=federation.finished,
@@ -59,6 +63,7 @@ def begin(federation: Federation, plan: Plan, history: History, asked: float) ->
         models=_models(history, [shard for part in taken.values() for shard in part.shards]),
         taken={name: taken_row(part) for name, part in taken.items()},
         events=[*events, *(e for n, call in shards.items() for e in federation.answer(n, call))],
+        options=options or {},
         facts={
             "asked": repr(asked),
             "steps_replayed": str(plan.steps_replayed),
@@ -83,7 +88,7 @@ def withdraw(federation: Federation, job: Job) -> Job:
     ]
     federation.submit([*requests, federation.event("UNLEARN_WITHDRAWN", withdrawn), *revoked, *shards])
     release: dict[str, Any] = {}
-    if job.models:
+    if job.models and job.method in EXACT_METHODS:
         release = publish_model(federation, job)
     for cohort, first in job.cohorts.items():
         _delete(federation, cohort, first)
