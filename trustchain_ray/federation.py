@@ -94,6 +94,7 @@ class Federation:
             self.open_ledger()
             self._log_setup()
             self._load_rounds()
+            self.resumed = True  # what was agreed on is only compared from now on
 
     def reopen(self, write: bool = True) -> None:
         """Start organizations, without their workers, and the ledger of a run that has begun; load where it stands.

@@ -52,6 +52,11 @@ class RoundWriter:
         self.check()
         self.jobs.put(finished)
 
+    def flush(self) -> None:
+        """Wait until every round that was handed over is written and sent to the log."""
+        self.jobs.join()
+        self.check()
+
     def close(self) -> None:
         """Wait until everything is written."""
         if self.thread.is_alive():
@@ -65,11 +70,13 @@ class RoundWriter:
 
     def _work(self) -> None:
         while (finished := self.jobs.get()) is not None:
-            if self.failure is None:
-                try:
+            try:
+                if self.failure is None:
                     self._write(finished)
-                except BaseException as error:  # reported to the coordinator by the next put or close
-                    self.failure = error
+            except BaseException as error:  # reported to the coordinator by the next put or close
+                self.failure = error
+            finally:
+                self.jobs.task_done()
 
     def _write(self, finished: FinishedRound) -> None:
         folder = self.run.round_folder(finished.number)

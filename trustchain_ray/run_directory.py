@@ -24,6 +24,14 @@ def new_run(folder: str, name: str) -> Path:
         number += 1
 
 
+class InUse(TrustChainError):
+    """Another process works on the run: `owner`."""
+
+    def __init__(self, path: Path, owner: str) -> None:
+        super().__init__(f"{path} is in use by {owner}; wait for it, or stop it first")
+        self.owner = owner
+
+
 class RunDirectory:
     """Paths and durable writes of one run. Made with :func:`create` or :func:`open`."""
 
@@ -66,9 +74,7 @@ class RunDirectory:
         except OSError:
             owner = os.pread(handle, 20, 0).decode(errors="replace").strip()
             os.close(handle)
-            raise TrustChainError(
-                f"{self.path} is in use by process {owner or '?'}; wait for it, or stop it first"
-            ) from None
+            raise InUse(self.path, f"process {owner or '?'}") from None
         with explain_writes(self.path / ".lock"):
             os.ftruncate(handle, 0)
             os.pwrite(handle, str(os.getpid()).encode(), 0)

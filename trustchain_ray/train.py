@@ -25,6 +25,7 @@ from trustchain_ray.data import organization_names
 from trustchain_ray.errors import TrustChainError
 from trustchain_ray.federation import Federation
 from trustchain_ray.forgetting.amendments import Amendments
+from trustchain_ray.forgetting.while_training import take_requests
 from trustchain_ray.publish import publish
 from trustchain_ray.run_directory import RunDirectory, new_run
 
@@ -121,6 +122,8 @@ def _rounds(federation: Federation, progress: Progress) -> None:
         )
         while len(evaluations) > 1:
             _report(federation, *evaluations.pop(0), progress)
+        if take_requests(federation, progress):
+            evaluations.clear()  # of models that may be withdrawn now
     for number, references in evaluations:
         _report(federation, number, references, progress)
 

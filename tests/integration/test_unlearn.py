@@ -170,3 +170,28 @@ def test_an_organization_leaves_and_a_killed_removal_is_gone_on_with(
     assert fresh(command, forgetful, tmp_path / "fresh", schedule, *gone) == result["new_model_digest"]
     report = verify_run(run["run"])
     assert report.ok, report.failure
+
+
+def test_a_request_while_the_run_trains_is_carried_out_between_two_rounds(
+    command: Any, forgetful: str, tmp_path: Path
+) -> None:
+    run, rounds = str(tmp_path / "run"), "federation.rounds=40"
+    quick = ("federation.evaluate_every=40", "federation.participation=always", "participation.settle_every=0", rounds)
+    training = command.start("train", "-c", forgetful, "--run", run, *quick)
+    for line in training.stderr:
+        if line.startswith("round 2/"):
+            break
+    _, err = command.run("unlearn", run, "--subject", "nobody", code=2)
+    assert "is not held by any organization" in err
+    result = unlearn(command, run, "--subject", "traveller")
+    out, err = training.communicate(timeout=250)
+    assert training.returncode == 0, err
+    assert result["guarantee"] == "EXACT_BITWISE"
+    assert not list((Path(run) / "removals" / "inbox").iterdir())
+    report = verify_run(run)
+    assert report.ok, report.failure
+    digest = json.loads((Path(run) / "result.json").read_text())["model_digest"]
+    never = command.train(
+        "-c", forgetful, "--run", str(tmp_path / "never"), "data.exclude=[traveller]", *quick
+    )["model_digest"]  # fmt: skip
+    assert digest == never

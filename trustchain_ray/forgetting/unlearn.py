@@ -25,12 +25,13 @@ from trustchain_ray.federation import Federation
 from trustchain_ray.forgetting.amendments import Amendments
 from trustchain_ray.forgetting.certify import certify
 from trustchain_ray.forgetting.history import History
+from trustchain_ray.forgetting.inbox import await_outcome, leave
 from trustchain_ray.forgetting.job import BEGUN, CERTIFIED, DONE, Job
 from trustchain_ray.forgetting.plan import Ask, make_plan
 from trustchain_ray.forgetting.replay import is_complete, replay
 from trustchain_ray.forgetting.stopgap import unlearn_approximately
 from trustchain_ray.forgetting.withdraw import begin, publish_model, withdraw
-from trustchain_ray.run_directory import RunDirectory
+from trustchain_ray.run_directory import InUse, RunDirectory
 from trustchain_ray.worker import Packed
 
 Progress = Callable[[str], None]
@@ -76,7 +77,14 @@ def unlearn(
         Anything that the person who runs it can act on; the same command goes on.
     """
     began = time.time()
-    run = RunDirectory.open(Path(folder))
+    run: RunDirectory | None
+    try:
+        run = RunDirectory.open(Path(folder))
+    except InUse as error:
+        run, result = _ask_trainer(error, folder, asks, method, options or {}, progress, dry_run)
+        if result is not None:
+            return result
+    assert run is not None
     try:
         config = load_config([str(run.path / "config.yaml")], [])
         if not (run.path / "manifest.json").is_file():
@@ -92,6 +100,31 @@ def unlearn(
         return verb.result
     finally:
         run.unlock()
+
+
+def _ask_trainer(
+    error: InUse,
+    folder: str,
+    asks: Sequence[Ask],
+    method: str,
+    options: Mapping[str, str],
+    progress: Progress,
+    dry_run: bool,
+) -> tuple[RunDirectory | None, dict[str, Any] | None]:
+    """Leave the request to the process that trains and wait; the result, or the run where that process ended first."""
+    if dry_run or not asks:
+        raise error
+    path, opened = Path(folder), list[RunDirectory]()
+
+    def is_free() -> bool:
+        with contextlib.suppress(InUse):
+            opened.append(RunDirectory.open(path))
+        return bool(opened)
+
+    name = leave(path, asks, method, options)
+    progress(f"{error.owner} trains on this run: it carries the request out after its round")
+    result = await_outcome(path, name, is_free)
+    return (opened[0] if opened else None), result
 
 
 def is_local(config: Config, run: RunDirectory) -> bool:
@@ -180,7 +213,7 @@ class _Verb:
         said = Said(self.old_model)
         job = carry_out(federation, job, self.progress, self.evaluate, said)
         _close(federation)
-        self.result = {**_result(federation, job), "asked": said.rows}
+        self.result = {**result_of(federation, job), "asked": said.rows}
 
 
 @dataclass
@@ -269,7 +302,8 @@ def _close(federation: Federation) -> None:
         federation.ask_ledger("settle", federation.witnesses)
 
 
-def _result(federation: Federation, job: Job) -> dict[str, Any]:
+def result_of(federation: Federation, job: Job) -> dict[str, Any]:
+    """What a finished removal is, for scripts."""
     path = federation.run.path / job.certificate
     facts = job.facts
     return {
@@ -290,4 +324,5 @@ def _result(federation: Federation, job: Job) -> dict[str, Any]:
         "cohorts": job.cohorts,
         "dropped": job.dropped,
         "organizations_leaving": job.left,
+        "asked": [],
     }

@@ -1,0 +1,41 @@
+"""Removal from a run that is training: carried out between two rounds by the process that trains."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from trustchain_ray.errors import UsageError
+from trustchain_ray.federation import Federation
+from trustchain_ray.forgetting.amendments import Amendments
+from trustchain_ray.forgetting.history import History
+from trustchain_ray.forgetting.inbox import take_up
+from trustchain_ray.forgetting.plan import Ask, make_plan
+from trustchain_ray.forgetting.unlearn import carry_out, result_of
+from trustchain_ray.forgetting.withdraw import begin, withdraw
+
+Progress = Callable[[str], None]
+
+
+def take_requests(federation: Federation, progress: Progress) -> int:
+    """Carry out the requests that wait in the run's inbox; how many there were.
+
+    Raises
+    ------
+    TrustChainError
+        A removal was begun and could not be finished; `trustchain unlearn RUN` goes on with it, then `--resume`.
+    """
+
+    def handle(asks: list[Ask], method: str, options: dict[str, str]) -> dict[str, Any]:
+        if method == "drop" and any(ask.scope != "organization" for ask in asks):
+            raise UsageError("--method drop while the run trains would end the cohort; use replay, or wait for its end")
+        federation.writer.flush()
+        federation.ask_ledger("flush")
+        history = History.read(federation.run.path, federation.manifest)
+        plan = make_plan(federation, history, asks, method)
+        progress(f"a removal was asked for after round {federation.finished}")
+        job = begin(federation, plan, history, time.time(), options)
+        federation.amended = Amendments.read(federation.run)
+        job = carry_out(federation, withdraw(federation, job), progress, evaluate=False)
+        return result_of(federation, job)
+
+    return take_up(federation.run.path, handle)
