@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -37,7 +38,7 @@ class Parties:
         threshold: int = 0,
         weights: Iterable[int] | None = None,
         most: Mapping[str, int] | None = None,
-        **fields: object,
+        **fields: Any,
     ):
         names = NAMES[:count]
         self.registered = {name: identity_of(name).public_hex for name in (*names, COORDINATOR)}
@@ -65,6 +66,7 @@ class Parties:
         for name, message in messages.items():
             if name not in drop:
                 reply = self.clients[name].answer(Message.from_bytes(message.to_bytes()))
+                assert reply is not None
                 replies[name] = Message.from_bytes(reply.to_bytes())
         return replies
 
@@ -101,18 +103,20 @@ class Parties:
         """A whole session."""
         return self.finish(self.until("reveal", drop))
 
-    def forged(self, message: Message, buffers: Buffers | None = None, **changes: object) -> Message:
+    def forged(self, message: Message, buffers: Buffers | None = None, **changes: Any) -> Message:
         """A message changed by its own sender, who signs what it sends."""
         content = replace(content_of(message), **changes)
         buffers = message.buffers if buffers is None else buffers
         about = (content.kind, content.session, content.after, content.body, buffers)
         return Message(state(identity_of(content.sender), *about), message.members, buffers)
 
-    def listed(self, stage: str, replies: Mapping[str, Message], names: Iterable[str], **body: object) -> Message:
+    def listed(
+        self, stage: str, replies: Mapping[str, Message], names: Iterable[str], after: str = "", **body: object
+    ) -> Message:
         """The list of a stage with these members alone, as a dishonest coordinator signs it."""
         members = tuple(replies[name].statement for name in sorted(names))
         digests = {name: replies[name].statement.digest for name in names}
-        after = content_of(next(iter(replies.values()))).after
+        after = after or content_of(next(iter(replies.values()))).after
         coordinator = identity_of(COORDINATOR)
         about = {"statements": digests, **body}
         return Message(state(coordinator, list_kind(stage), self.session.digest, after, about, {}), members)
