@@ -4,8 +4,9 @@ import argparse
 import contextlib
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ledger import bundle, layout, lineage
 from ledger.canonical import is_digest
@@ -49,8 +50,17 @@ def add_verify_arguments(parser: argparse.ArgumentParser) -> None:
     fabric.add_argument("--fabric-chaincode", metavar="NAME", default="trustchain", help="default: %(default)s")
 
 
-def run_verify(arguments: argparse.Namespace) -> int:
+def run_verify(
+    arguments: argparse.Namespace, more: Callable[[Report], Mapping[str, Any]] | None = None
+) -> int:
     """Check a run, a bundle, a certificate or a receipt, and print what was checked.
+
+    Parameters
+    ----------
+    arguments
+        Of :func:`add_verify_arguments`.
+    more
+        Checks more: it is called with the report, and adds to it. What it returns goes into the JSON object, too.
 
     Returns
     -------
@@ -87,9 +97,13 @@ def run_verify(arguments: argparse.Namespace) -> int:
             min_auditors=arguments.min_auditors,
             rpc_url=arguments.rpc_url,
         )
+    known = len(report.checks)
+    extra = more(report) if more is not None else {}
     if arguments.json:
-        print(json.dumps(report.to_dict()))
+        print(json.dumps({**report.to_dict(), **extra}))
     else:
+        for check in report.checks[known:]:
+            _print_check(check)
         _print_summary(report)
     return 0 if report.ok else 1
 

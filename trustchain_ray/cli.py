@@ -8,9 +8,11 @@ from typing import Any
 from ledger import cli as ledger_cli
 from ledger import lineage
 from ledger.errors import LedgerError
+from ledger.report import Report
 from trustchain_ray import __version__, chain
-from trustchain_ray.errors import TrustChainError
+from trustchain_ray.errors import TrustChainError, UsageError
 from trustchain_ray.forgetting import command as forgetting
+from trustchain_ray.forgetting import receipt_command as receipt
 from trustchain_ray.measure import command as measure
 from trustchain_ray.policy import commands as policy
 from trustchain_ray.sweep import command as sweep
@@ -27,6 +29,7 @@ VERIFY = """examples:
   trustchain verify runs/small --rpc-url https://a-node.example --min-witnesses 3
   trustchain verify small.bundle --trust consortium.json --model downloaded/model
   trustchain verify runs/small/certificates/0001.json --min-auditors 1
+  trustchain verify runs/small --reexecute 0.2 --attest hospital_c
 """
 LINEAGE = """examples:
   trustchain lineage runs/small
@@ -76,8 +79,19 @@ def _parser() -> argparse.ArgumentParser:
         verbs, "unlearn", "remove a record, a person or an organization", _unlearn, forgetting.EXAMPLES
     )
     forgetting.add_arguments(unlearn)
+    receipts = _verb(verbs, "receipt", "confirm to a person that records are in a run", _receipt, receipt.EXAMPLES)
+    receipt.add_arguments(receipts)
     verify = _verb(verbs, "verify", "check what a run or a bundle claims", _verify, VERIFY)
     ledger_cli.add_verify_arguments(verify)
+    again = verify.add_argument_group("do the training again, with the organizations and on their records")
+    again.add_argument(
+        "--reexecute", nargs="?", const="all", metavar="WHAT",
+        help="compare digests: all (default) or a random share such as 0.2 of the replayed updates (of all, where "
+        "nothing was removed), or merges, which trains nothing",
+    )  # fmt: skip
+    again.add_argument(
+        "--attest", metavar="ORGANIZATION", help="log the outcome, signed by it, and counter-sign the certificates"
+    )
     traced = _verb(verbs, "lineage", "what each artifact of a run was computed from", _lineage, LINEAGE)
     lineage.add_arguments(traced)
     export = _verb(verbs, "export", "put what a stranger needs to check a run into one file", _export, EXPORT)
@@ -108,7 +122,6 @@ def _verb(verbs: Any, name: str, text: str, command: Any, examples: str) -> argp
 
 def _train(arguments: argparse.Namespace) -> int:
     from trustchain_ray.config_files import load_config, to_yaml
-    from trustchain_ray.errors import UsageError
 
     if arguments.resume:
         if arguments.config or arguments.overrides or arguments.run:
@@ -136,8 +149,22 @@ def _unlearn(arguments: argparse.Namespace) -> int:
     return forgetting.run(arguments)
 
 
+def _receipt(arguments: argparse.Namespace) -> int:
+    return receipt.run(arguments)
+
+
 def _verify(arguments: argparse.Namespace) -> int:
-    return ledger_cli.run_verify(arguments)
+    if arguments.reexecute is None:
+        if arguments.attest:
+            raise UsageError("--attest says what a re-execution gave: add --reexecute")
+        return ledger_cli.run_verify(arguments)
+
+    def more(report: Report) -> dict[str, Any]:
+        from trustchain_ray.forgetting.reexecute import reexecute
+
+        return reexecute(report, arguments.target, arguments.reexecute, arguments.attest, _progress)
+
+    return ledger_cli.run_verify(arguments, more)
 
 
 def _lineage(arguments: argparse.Namespace) -> int:

@@ -41,10 +41,13 @@ def cohorts_of(federation: FederationConfig, organizations: Sequence[str]) -> di
 def records_of(
     federation: FederationConfig, key: str, organization: str, cohort: str, records: Sequence[Record]
 ) -> list[int]:
-    """Indices of the records that an organization brings to one of its cohorts."""
+    """Indices of the records that an organization brings to one of its cohorts.
+
+    All records of a person lie in one shard, HMAC(key, subject) mod shards: removing the person replays one.
+    """
     if federation.cohorts not in ("by_shard", "by_both"):
         return list(range(len(records)))
     shard = int(cohort.rsplit("shard_", 1)[1])
     shard_key = derive(key, "shard", organization)
     shards = federation.shards_per_organization
-    return [i for i, record in enumerate(records) if shard_of(shard_key, record.id, shards) == shard]
+    return [i for i, record in enumerate(records) if shard_of(shard_key, record.subject, shards) == shard]

@@ -124,9 +124,9 @@ def load_public(config: Config, source: str) -> list[Record]:
     return _records(config, source, "", Counter(), shared=True)
 
 
-def shard_of(key: bytes, record_id: str, shards: int) -> int:
-    """The shard of a record: HMAC(key, id) mod shards, fixed before training."""
-    return int.from_bytes(hmac.new(key, record_id.encode(), hashlib.sha256).digest()[:8], "big") % shards
+def shard_of(key: bytes, name: str, shards: int) -> int:
+    """The shard of a record or subject: HMAC(key, name) mod shards, fixed before training."""
+    return int.from_bytes(hmac.new(key, name.encode(), hashlib.sha256).digest()[:8], "big") % shards
 
 
 def _sources(data: DataConfig, organization: str) -> tuple[str, str]:

@@ -177,6 +177,10 @@ class Organization:
         """See :meth:`Holder.sign_certificate`."""
         return self._holder().sign_certificate(removal, signed, taken)
 
+    def attest(self, certificate: bytes, steps: int, result: str) -> tuple[dict[str, Any], bytes]:
+        """See :meth:`Holder.attest`."""
+        return self._holder().attest(certificate, steps, result)
+
     def forget_own(self) -> None:
         """Delete the own adapter: it was trained on a model that is withdrawn."""
         (personal_folder(self.config, self.run, self.name) / "own.safetensors").unlink(missing_ok=True)

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ledger import certificate as ct
-from ledger.events import SHARD_MANIFEST, UNLEARN_REQUEST, make_event
+from ledger.events import SHARD_MANIFEST, UNLEARN_ATTEST, UNLEARN_REQUEST, make_event
 from ledger.identity import Identity
 from ledger.manifest_proof import EMPTY_ROOT
 from ledger.removal import ORGANIZATION, TEST, TRAIN, Removal, Removed, removed_digest
@@ -248,6 +248,29 @@ class Holder:
         if signed is None:
             return ct.build(removal, [self.identity])
         return ct.counter_sign(signed, self.identity)
+
+    def attest(self, certificate: bytes, steps: int, result: str) -> tuple[dict[str, Any], bytes]:
+        """What re-executing a removal of others gave: a signed UNLEARN_ATTEST event, and the certificate, which is
+        counter-signed where the result is `same`.
+
+        Parameters
+        ----------
+        steps
+            How many were trained again.
+
+        Raises
+        ------
+        TrustChainError
+            It is of another run, or this organization issued it.
+        """
+        parsed, name = ct.parse(certificate), self.identity.name
+        if parsed.removal.run != self.run:
+            raise TrustChainError(f"organization {name}: the certificate is of run {parsed.removal.run!r}")
+        if name in parsed.removal.issuers:
+            raise TrustChainError(f"organization {name}: issued the certificate; another organization must attest it")
+        body = {"certificate": parsed.digest, "mode": "reexecute", "steps": steps, "result": result}
+        event = make_event(self.identity, self.run, UNLEARN_ATTEST, body)
+        return event, ct.counter_sign(certificate, self.identity) if result == "same" else certificate
 
     def _selected(self, wanted: Sequence[Wanted]) -> dict[Shard, list[Record]]:
         """Records that are asked for, by shard."""
