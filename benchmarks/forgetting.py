@@ -1,0 +1,266 @@
+"""Removal against training again without the records: equal bits, cost, time.
+
+    python -m benchmarks.forgetting exactness          # 100 random forget sets on a tiny model
+    python -m benchmarks.forgetting cost               # share of the steps and of the time of training again
+    python -m benchmarks.forgetting quickstart         # the shipped quickstart: a person, and an organization
+
+Each figure is added to `benchmarks/results/forgetting.json` as it is measured; what the file holds is not measured
+again unless `--fresh` is given.
+"""
+
+import json
+import os
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from benchmarks.common import parser, table, write
+from ledger.removal import ORGANIZATION, RECORD, SUBJECT
+from ledger.verify import verify_run
+from trustchain_ray.config import Config
+from trustchain_ray.config_files import load_config
+from trustchain_ray.data import load_holdings, organization_names
+from trustchain_ray.forgetting.plan import Ask
+from trustchain_ray.forgetting.unlearn import unlearn
+from trustchain_ray.participation import SCHEDULE, recorded_schedule
+from trustchain_ray.train import train
+
+ROOT = Path(__file__).parents[1]
+DEPARTMENTS = {
+    "cardiology": "a racing pulse", "neurology": "a numb hand", "urology": "flank pain", "hematology": "pale gums",
+}  # fmt: skip
+TINY = """
+run: {{name: tiny, key: {key}}}
+model:
+  max_length: 48
+  made: {{hidden: 32, layers: 1, heads: 2, intermediate: 64, vocabulary: 320, warmup_steps: 2, warmup_batch: 8}}
+  lora: {{rank: 4, alpha: 8, targets: [q_proj, v_proj, down_proj]}}
+data: {{train: train.jsonl, public: public.jsonl, test_share: 0.1, columns: {{subject: subject}}}}
+training: {{engine: torch, batch_size: 8, sampling_rate: {rate}, lr: 1.0e-2}}
+federation: {{rounds: {rounds}, local_steps: {steps}, weights: equal, evaluate_every: 100}}
+resources: {{mode: pooled, workers: 2}}
+ledger: {{anchor_every: 100, witnesses: false}}
+"""
+
+
+def records(folder: Path, organizations: int, each: int, key: str, **values: Any) -> str:
+    """Write made-up records of persons with three each; the path of a configuration for them."""
+    folder.mkdir(parents=True)
+    rows = []
+    for o in range(organizations):
+        for i in range(each):
+            department, complaint = list(DEPARTMENTS.items())[(i * 7 + o) % 4]
+            rows.append(
+                {
+                    "id": f"r-{o}-{i}",
+                    "subject": f"p-{o}-{i // 3}",
+                    "organization": f"hospital_{o}",
+                    "prompt": f"Patient {i} of hospital {o} has {complaint}. Department:",
+                    "answer": f" {department}",
+                }
+            )
+    for name, chosen in (("train", rows), ("public", rows[:9])):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in chosen))
+    path = folder / "config.yaml"
+    path.write_text(TINY.format(key=key, **values))
+    return str(path)
+
+
+def quiet(line: str) -> None:
+    """No progress."""
+
+
+def load(config: str, *overrides: str) -> Config:
+    """A configuration whose keys lie beside it."""
+    return load_config([config], [f"run.keystore={Path(config).parent / 'keys'}", *overrides])
+
+
+def exactness(done: dict[str, Any], save: Callable[[], None], count: int) -> None:
+    """Random forget sets, removed one after the other from runs, each compared with a fresh run without all so far."""
+    per_run = 10
+    for case in range(0, count, per_run):
+        wanted = [str(number) for number in range(case, min(case + per_run, count))]
+        if all(name in done for name in wanted):
+            continue
+        for name in wanted:
+            done.pop(name, None)
+        with tempfile.TemporaryDirectory() as folder:
+            config = records(Path(folder) / "data", 4, 90, f"exact-{case}", rate=0.1, rounds=3, steps=3)
+            shards = ["federation.cohorts=by_shard", "federation.shards_per_organization=4"]
+            run, draws = f"{folder}/run", random.Random(case)
+            train(load(config, *shards), run, quiet)
+            gone: list[str] = []
+            for name in wanted:
+                ask, exclude = forget_set(load(config, *shards, f"data.exclude=[{','.join(gone)}]"), draws, name)
+                gone += exclude
+                result = unlearn(run, [ask], "replay", quiet, evaluate=False)
+                workers = (1, 2, 4)[int(name) % 3]
+                fresh = load(config, *shards, f"data.exclude=[{','.join(gone)}]", f"resources.workers={workers}")
+                reference = train(fresh, f"{folder}/fresh-{name}", quiet)
+                done[name] = {
+                    "scope": ask.scope,
+                    "records": len(exclude) if ask.scope == RECORD else 0,
+                    "workers": workers,
+                    "guarantee": result["guarantee"],
+                    "equal": result["new_model_digest"] == reference["model_digest"],
+                    "share": result["steps_replayed"] / max(1, result["steps_total"]),
+                }
+                print(f"{name:>3} {ask.scope:<13} workers {workers}  equal: {done[name]['equal']}", flush=True)
+                save()
+            done[wanted[-1]]["verified"] = verify_run(run).ok
+            save()
+
+
+def forget_set(config: Config, draws: random.Random, name: str) -> tuple[Ask, list[str]]:
+    """A random request, and the entries of `data.exclude` that say the same."""
+    names = organization_names(config)
+    organization = draws.choice(names)
+    if name.endswith("9"):
+        return Ask(ORGANIZATION, (), organization), [f"{organization}/*"]
+    holdings = load_holdings(config, organization).train
+    if draws.random() < 0.5:
+        subject = draws.choice(holdings).subject
+        return Ask(SUBJECT, (subject,)), [subject]
+    ids = sorted({record.id for record in draws.sample(holdings, draws.randint(1, 4))})
+    return Ask(RECORD, tuple(ids), organization), ids
+
+
+LAYOUTS = {
+    "one": (4, ["federation.cohorts=one"], RECORD),
+    "by_shard, 8 shards": (4, ["federation.cohorts=by_shard", "federation.shards_per_organization=8"], RECORD),
+    "by_both, 7 x 4": (7, ["federation.cohorts=by_both", "federation.shards_per_organization=4"], RECORD),
+    "by_organization": (7, ["federation.cohorts=by_organization"], ORGANIZATION),
+}
+
+
+def cost(done: dict[str, Any], save: Callable[[], None], repeats: int) -> None:
+    """What a removal costs, of training again without the records, in one and the same process."""
+    for layout, (organizations, overrides, scope) in LAYOUTS.items():
+        for repeat in range(repeats):
+            if (name := f"{layout}/{repeat}") in done:
+                continue
+            with tempfile.TemporaryDirectory() as folder:
+                config = records(
+                    Path(folder) / "data", organizations, 120, f"cost-{repeat}", rate=0.02, rounds=20, steps=10
+                )
+                train(load(config, *overrides), f"{folder}/run", quiet)
+                draws = random.Random(f"{layout}{repeat}")
+                organization = draws.choice(organization_names(load(config)))
+                record = draws.choice(load_holdings(load(config), organization).train).id
+                ask = Ask(RECORD, (record,), organization) if scope == RECORD else Ask(ORGANIZATION, (), organization)
+                began = time.perf_counter()
+                result = unlearn(f"{folder}/run", [ask], "replay", quiet, evaluate=False)
+                seconds = time.perf_counter() - began
+                exclude = record if scope == RECORD else f"{organization}/*"
+                began = time.perf_counter()
+                fresh = train(load(config, *overrides, f"data.exclude=['{exclude}']"), f"{folder}/fresh", quiet)
+                again = time.perf_counter() - began
+                done[name] = {
+                    "equal": result["new_model_digest"] == fresh["model_digest"],
+                    "steps_share": result["steps_replayed"] / max(1, result["steps_total"]),
+                    "training_share": result["replayed_s"] / fresh["seconds"]["rounds"],
+                    "whole_share": seconds / again,
+                    "withdrawn_s": result["withdrawn_s"],
+                    "replayed_s": result["replayed_s"],
+                    "removal_s": seconds,
+                    "retraining_s": again,
+                }
+                print(f"{name:<24}{json.dumps(done[name])}", flush=True)
+                save()
+
+
+def quickstart(done: dict[str, Any], save: Callable[[], None]) -> None:
+    """The shipped quickstart: a person is removed, then a hospital; each compared with a fresh run."""
+    with tempfile.TemporaryDirectory() as folder:
+        plain = [f"run.keystore={folder}/keys", "federation.baselines=[]"]
+        source = str(ROOT / "configs" / "quickstart.yaml")
+        run = f"{folder}/run"
+        trained = train(load_config([source], plain), run, quiet)
+        subject = load_holdings(load_config([source], plain), "east").train[0].subject
+        schedule = Path(folder) / "schedule.json"
+        gone: list[str] = []
+        for ask, exclude in (
+            (Ask(SUBJECT, (subject,)), subject),
+            (Ask(ORGANIZATION, (), "west"), "west/*"),
+        ):
+            gone.append(exclude)
+            began = time.perf_counter()
+            result = unlearn(run, [ask], "replay", quiet)
+            seconds = time.perf_counter() - began
+            names = [name for name in ("east", "north", "south", "west") if f"{name}/*" not in gone]
+            rows = [{name: row[name] for name in names} for row in recorded_schedule(Path(run))]
+            schedule.write_text(json.dumps({"format": SCHEDULE, "rounds": rows}))
+            fresh = train(
+                load_config(
+                    [source],
+                    [*plain, f"data.exclude=[{','.join(gone)}]", "federation.participation=file",
+                     f"participation.schedule={schedule}", "participation.settle_every=0"],
+                ),
+                f"{folder}/fresh-{len(gone)}", quiet,
+            )  # fmt: skip
+            done[ask.scope] = {
+                "equal": result["new_model_digest"] == fresh["model_digest"],
+                "steps_share": result["steps_replayed"] / result["steps_total"],
+                "withdrawn_s": result["withdrawn_s"],
+                "replayed_s": result["replayed_s"],
+                "removal_s": seconds,
+                "retraining_rounds_s": fresh["seconds"]["rounds"],
+                "training_s": trained["seconds"]["total"],
+                "verified": verify_run(run).ok,
+            }
+            print(ask.scope, json.dumps(done[ask.scope]), flush=True)
+            save()
+
+
+def main() -> None:
+    arguments = parser("forgetting", __doc__)
+    arguments.add_argument("part", choices=["exactness", "cost", "quickstart"])
+    arguments.add_argument("--count", type=int, default=100, help="forget sets (exactness)")
+    arguments.add_argument("--repeats", type=int, default=5, help="removals of each layout (cost)")
+    arguments.add_argument("--fresh", action="store_true", help="measure everything again")
+    options = arguments.parse_args()
+    result: dict[str, Any] = json.loads(options.out.read_text()) if options.out.exists() else {}
+    done: dict[str, Any] = {} if options.fresh else result.get(options.part, {})
+
+    def save() -> None:
+        """Write what is measured so far, beside the other parts."""
+        held = json.loads(options.out.read_text()) if options.out.exists() else {}
+        write(options.out, {**held, options.part: done})
+
+    with ExitStack() as stack:
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        ray.init(
+            address="local", num_cpus=8, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1"
+        )
+        stack.callback(ray.shutdown)
+        if options.part == "exactness":
+            exactness(done, save, options.count)
+            equal = sum(row["equal"] for row in done.values())
+            print(f"{equal} of {len(done)} equal")
+        elif options.part == "cost":
+            cost(done, save, options.repeats)
+            print(cost_table(done))
+        else:
+            quickstart(done, save)
+
+
+def cost_table(done: dict[str, Any]) -> str:
+    """Medians by layout."""
+    rows = []
+    for layout in LAYOUTS:
+        found = [row for name, row in done.items() if name.startswith(f"{layout}/")]
+        shares = [f"{statistics.median(row[k] for row in found):.1%}"
+                  for k in ("steps_share", "training_share", "whole_share")]  # fmt: skip
+        rows.append([layout, LAYOUTS[layout][2], *shares, f"{statistics.median(r['withdrawn_s'] for r in found):.2f}"])
+    return table(["cohorts", "removed", "steps", "training time", "whole time", "withdrawn after, s"], rows)
+
+
+if __name__ == "__main__":
+    main()
