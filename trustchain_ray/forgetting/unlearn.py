@@ -213,6 +213,7 @@ class _Verb:
         said = Said(self.old_model)
         job = carry_out(federation, job, self.progress, self.evaluate, said)
         _close(federation)
+        job = job.at(self.run, DONE)  # after the seal: a removal that is done leaves nothing to do
         self.result = {**result_of(federation, job), "asked": said.rows}
 
 
@@ -227,7 +228,7 @@ class Said:
 def carry_out(
     federation: Federation, job: Job, progress: Progress, evaluate: bool = True, said: Said | None = None
 ) -> Job:
-    """Bring a removal that is withdrawn to its end; every step may be repeated."""
+    """Bring a removal that is withdrawn to its end, but for the seal; every step may be repeated."""
     if job.stage not in (CERTIFIED, DONE):
         trains = job.method not in EXACT_METHODS or not is_complete(federation, job)
         if trains or evaluate:
@@ -244,10 +245,9 @@ def carry_out(
         job = certify(federation, job)
         progress(f"certified: {job.facts['guarantee']}, {federation.run.path / job.certificate}")
         _rewrite_result(federation, job, scores)
-    if job.stage == CERTIFIED:
-        erased = federation.gather("erase", job.removal, names=set(job.taken))
-        job = job.at(federation.run, DONE, salts_destroyed=str(sum(erased.values())))
-        federation.amended = Amendments.read(federation.run)
+    erased = federation.gather("erase", job.removal, names=set(job.taken))
+    if destroyed := sum(erased.values()):
+        job = job.at(federation.run, job.stage, salts_destroyed=str(destroyed))
     return job
 
 

@@ -9,6 +9,7 @@ from trustchain_ray.federation import Federation
 from trustchain_ray.forgetting.amendments import Amendments
 from trustchain_ray.forgetting.history import History
 from trustchain_ray.forgetting.inbox import take_up
+from trustchain_ray.forgetting.job import DONE
 from trustchain_ray.forgetting.plan import Ask, make_plan
 from trustchain_ray.forgetting.unlearn import carry_out, result_of
 from trustchain_ray.forgetting.withdraw import begin, withdraw
@@ -36,6 +37,8 @@ def take_requests(federation: Federation, progress: Progress) -> int:
         job = begin(federation, plan, history, time.time(), options)
         federation.amended = Amendments.read(federation.run)
         job = carry_out(federation, withdraw(federation, job), progress, evaluate=False)
+        job = job.at(federation.run, DONE)
+        federation.amended = Amendments.read(federation.run)
         return result_of(federation, job)
 
     return take_up(federation.run.path, handle)
