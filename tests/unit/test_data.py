@@ -296,7 +296,9 @@ def test_the_seven_sentiment_organizations():
 
 def test_excluded_records_subjects_and_organizations_are_left_out_and_nobody_moves_up(tmp_path):
     rows = [
-        {"id": f"{o}{i}", "subject": f"p{i % 3}", "organization": o, "text": f"text {i}"} for o in "ab" for i in range(9)
+        {"id": f"{o}{i}", "subject": f"p{i % 3}", "organization": o, "text": f"text {i}"}
+        for o in "ab"
+        for i in range(9)
     ]
     source = tmp_path / "rows.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
