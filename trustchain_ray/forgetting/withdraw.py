@@ -122,7 +122,7 @@ def _models(history: History, shards: list[Shard]) -> list[str]:
     """Released models that depend on the records."""
     sources = sources_of(shards)
     nodes = provenance.closure(history.graph, sources) if sources else []
-    return [node.digest for node in nodes if node.kind == provenance.MODEL]
+    return list(dict.fromkeys(node.digest for node in nodes if node.kind == provenance.MODEL))
 
 
 def sources_of(shards: list[Shard]) -> list[provenance.Source]:
