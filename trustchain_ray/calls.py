@@ -34,13 +34,13 @@ class _Method:
             return Answer(error=error)
 
 
-def get(reference: Any) -> Any:
-    """The answer of a call; raises what the call raised."""
+def get(reference: Any, timeout: float | None = None) -> Any:
+    """The answer of a call; raises what the call raised, or TimeoutError after `timeout` seconds."""
     if isinstance(reference, Answer):
         if reference.error is not None:
             raise reference.error
         return reference.value
-    return ray.get(reference)
+    return ray.get(reference, timeout=timeout)
 
 
 def wait(references: Sequence[Any], timeout: float) -> tuple[list[Any], list[Any]]:

@@ -9,7 +9,7 @@ from fractions import Fraction
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ledger.canonical import sha256_hex
@@ -38,6 +38,9 @@ from trustchain_ray.run_directory import RunDirectory
 from trustchain_ray.sampling import sampling_rate
 from trustchain_ray.settlement import Settlement
 from trustchain_ray.worker import Packed
+
+ONLINE_S = 60.0
+"""A run that is opened again waits so long for an organization to answer at all."""
 
 FROZEN, INITIAL = "rounds/0000/frozen.safetensors", "rounds/0000/initial.safetensors"
 
@@ -72,9 +75,11 @@ class Federation:
         self.cohorts = self.amended.cohorts(cohorts_of(config.federation, self.registered))
         self.resumed = (run.path / "manifest.json").is_file()
         self.id = run.read_json("manifest.json")["run"] if self.resumed else f"{config.run.name}-{secrets.token_hex(6)}"
+        self.offline: set[str] = set()
         self.ledger: Any = None
         self.witnesses: list[Member] = []
         self.registrations: dict[str, dict[str, Any]] = {}
+        self.counts: dict[str, dict[str, int]] = {}
         self.states: dict[str, Tensors] = {}
         self.fresh: Tensors = {}
         self.initial: Tensors = {}
@@ -86,6 +91,10 @@ class Federation:
         """Start organizations and ledger, agree on the manifest, load the last finished round."""
         if self.resumed:
             self.reopen()
+            if self.offline:
+                raise TrustChainError(
+                    f"{', '.join(sorted(self.offline))} must be online when a run is resumed; go on when they are back"
+                )
             self.enlist()
             self._log_setup()
         else:
@@ -109,15 +118,30 @@ class Federation:
         self.records = {name: sum(counts.values()) for name, counts in self.manifest["records"].items()}
         self.counts = self.amended.records(self.manifest["records"])
         self.settlement, self.schedule = Settlement(self.config, self.records), self._schedule()
-        self.gather("reconcile", self.amended.known)
+        self._find_offline()
         if write:
             self.open_ledger()
         self._load_rounds(write)
 
+    def _find_offline(self) -> None:
+        """Who does not answer now; the others forget removals that were cut short before the coordinator knew."""
+        calls_out = {n: member.call("reconcile", self.amended.known) for n, member in self.members.items()}
+        end = time.monotonic() + min(ONLINE_S, self.config.federation.deadline_s)
+        for name, call in calls_out.items():
+            try:
+                calls.get(call, max(0.0, end - time.monotonic()))
+            except (GetTimeoutError, RayActorError):
+                self.offline.add(name)
+                self.progress(f"{name} does not answer: going on without it as far as that is possible")
+            except RayTaskError as error:
+                raise TrustChainError(f"organization {name!r}: {reason_of(error)}") from None
+
     def enlist(self) -> None:
         """Start the workers and agree on the terms."""
-        self.registrations = self.gather("register", self.base, names=self.names)
-        self.counts = {n: {c: int(k) for c, k in r["records"].items()} for n, r in self.registrations.items()}
+        present = [name for name in self.names if name not in self.offline]
+        self.registrations = self.gather("register", self.base, names=present)
+        registered = {n: {c: int(k) for c, k in r["records"].items()} for n, r in self.registrations.items()}
+        self.counts = {**self.counts, **registered}
         if not self.resumed:
             self.records = {n: int(r["train"]) for n, r in self.registrations.items()}
             self.settlement, self.schedule = Settlement(self.config, self.records), self._schedule()

@@ -91,9 +91,9 @@ class RoundWriter:
         self.run.append_metrics({"round": finished.number, **finished.metrics})
         self.submit(finished, data)
         if self.keep:
-            self._prune(finished.number - self.keep)
+            self.prune(finished.number - self.keep)
 
-    def _prune(self, last: int) -> None:
+    def prune(self, last: int) -> None:
         """Remove the adapters of rounds up to `last`, also of those that a crash has left behind."""
         for number in range(last, 0, -1):
             files = list(self.run.round_folder(number).glob("**/*.safetensors"))

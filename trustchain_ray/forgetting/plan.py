@@ -8,7 +8,7 @@ from typing import Any
 from ledger.canonical import is_digest
 from ledger.removal import EXACT_BITWISE, EXACT_METHODS, ORGANIZATION, RECORD, SUBJECT
 from trustchain_ray.custody import Asked
-from trustchain_ray.errors import UsageError
+from trustchain_ray.errors import TrustChainError, UsageError
 from trustchain_ray.federation import Federation
 from trustchain_ray.forgetting.history import History
 from trustchain_ray.forgetting.holder import Found, Usage, Wanted
@@ -164,18 +164,21 @@ def _find(
         if ask.organization and ask.organization not in federation.names:
             gone = " has left the run" if ask.organization in federation.registered else " is not in the run"
             raise UsageError(f"organization {ask.organization!r}{gone}; there are {', '.join(federation.names)}")
+        if ask.organization in federation.offline:
+            raise TrustChainError(f"organization {ask.organization!r} must be online: it takes its own records out")
         if ask.scope == ORGANIZATION:
             wanted.setdefault(ask.organization, []).append(Wanted(secrets.token_hex(32), Asked(ORGANIZATION)))
             continue
         asked = Asked(ask.scope, ask.ids, secrets.token_bytes(32))
-        names = [ask.organization] if ask.organization else federation.names
+        online = [name for name in federation.names if name not in federation.offline]
+        names = [ask.organization] if ask.organization else online
         looked = _look(federation, {name: [Wanted("ask", asked)] for name in names}, usages)
         _check_known(ask, looked)
         if ask.scope == RECORD or not federation.config.data.columns.subject:
             _check_one_holder(ask, looked)
         tags = tuple(sorted({tag for answer in looked.values() for tag in answer.tags["ask"]}))
         with_copies = replace(asked, tags=tags)
-        for name in federation.names:
+        for name in online:
             # where it was asked for by name, and wherever else the same text lies
             here = with_copies if name in names else replace(with_copies, ids=())
             wanted.setdefault(name, []).append(Wanted(secrets.token_hex(32), here))

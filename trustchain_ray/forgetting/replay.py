@@ -49,6 +49,8 @@ def replay(federation: Federation, job: Job, progress: Progress) -> Job:
             else:
                 for cohort in active:
                     federation.states[cohort] = load_tensors(federation.run.path / adapter_file(number, cohort))
+        if keep := federation.config.federation.keep_rounds:
+            federation.writer.prune(job.rounds - keep)
     seconds = float(job.facts.get("replayed_s", "0")) + time.perf_counter() - began
     return job.at(federation.run, REPLAYED, replayed_s=f"{seconds:.3f}")
 
@@ -170,7 +172,10 @@ def _all_updates(
         if (s := statement_of(envelope))["type"] == "UPDATE"
     }
     merges = {s["body"]["cohort"]: s["body"] for e in content["events"] if (s := statement_of(e))["type"] == "MERGE"}
-    for cohort in sorted(set(federation.cohorts) - set(rounds)):
+    others = sorted(set(federation.cohorts) - set(rounds))
+    if number > 1 and any(not (federation.run.path / adapter_file(number - 1, c)).is_file() for c in others):
+        return None
+    for cohort in others:
         round_ = CohortRound(federation.task_of_state(cohort, _before(federation, cohort, number)), set())
         for entry in merges[cohort]["inputs"]:
             name = entry["organization"]

@@ -294,10 +294,14 @@ def _rewrite_result(federation: Federation, job: Job, scores: dict[str, Any]) ->
 
 def _close(federation: Federation) -> None:
     """Seal a run that was complete; leave one that is to be resumed as it is."""
-    if (federation.run.path / "result.json").is_file():
+    path = federation.run.path / "result.json"
+    if path.is_file():
         status = federation.ask_ledger("finish", [], federation.witnesses)
         if status["pending"]:
             raise TrustChainError(f"the log could not be completed: {status}; run the same command again")
+        said = json.loads(path.read_text(encoding="utf-8"))
+        said |= {"log": {"size": status["size"], "root": status["root"]}, "anchor": status["anchor"]}
+        federation.run.write("result.json", (json.dumps(said, indent=2) + "\n").encode())
     else:
         federation.ask_ledger("settle", federation.witnesses)
 

@@ -93,8 +93,7 @@ def withdraw(federation: Federation, job: Job) -> Job:
     for cohort, first in job.cohorts.items():
         _delete(federation, cohort, first)
     _forget_figures(federation, min(job.cohorts.values(), default=job.rounds + 1))
-    for name, reference in {n: m.call("forget_own") for n, m in federation.members.items()}.items():
-        federation.answer(name, reference)
+    federation.gather("forget_own", names=set(federation.members) - federation.offline)
     federation.ask_ledger("flush")
     seconds = time.time() - float(job.facts["asked"])
     return job.at(run, WITHDRAWN, withdrawn_s=f"{seconds:.3f}", interim=release.get("model_digest", ""))
