@@ -37,6 +37,22 @@ def check_decision(envelope: dict[str, Any], organization: str, number: int, key
         raise Refused(f"decision: signed for round {event.body['round']}")
 
 
+def check_spend(envelope: dict[str, Any], organization: str, number: int, keys: dict[str, str], run: str) -> None:
+    """Refuse a statement beside the updates that is not the organization's own PRIVACY_SPEND of this round.
+
+    Raises
+    ------
+    Refused
+        With the reason.
+    """
+    try:
+        event = read_event(envelope, keys)
+    except LedgerError as error:
+        raise Refused(f"privacy spend: {error}") from None
+    if (event.type, event.run, event.organization) != ("PRIVACY_SPEND", run, organization) or event.round != number:
+        raise Refused(f"privacy spend: signed as {event.type} of {event.organization} for round {event.round}")
+
+
 def check_update(
     update: Update,
     organization: str,

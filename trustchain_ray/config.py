@@ -16,6 +16,8 @@ from ledger.identity import COORDINATOR, check_name
 from trustchain_ray.errors import UsageError
 from trustchain_ray.policy import settings
 from trustchain_ray.policy.settings import ParticipationConfig
+from trustchain_ray.privacy import settings as privacy_settings
+from trustchain_ray.privacy.settings import PrivacyConfig
 from trustchain_ray.sweep import settings as sweep_settings
 from trustchain_ray.sweep.settings import SweepConfig
 
@@ -230,6 +232,7 @@ class Config:
     federation: FederationConfig = _f(FederationConfig, "Rounds, cohorts and merging.")
     participation: ParticipationConfig = _f(ParticipationConfig, "The game of taking part.")
     sweep: SweepConfig = _f(SweepConfig, "Grids of configurations.")
+    privacy: PrivacyConfig = _f(PrivacyConfig, "Differential privacy.")
     trust: TrustConfig = _f(TrustConfig, "Checks on updates.")
     resources: ResourcesConfig = _f(ResourcesConfig, "Ray actors and their resources.")
     ledger: LedgerConfig = _f(LedgerConfig, "The log and its anchors.")
@@ -253,6 +256,7 @@ CHOICES = {
     "ledger.public.kind": ("embedded", "rpc", "none"),
     **settings.CHOICES,
     **sweep_settings.CHOICES,
+    **privacy_settings.CHOICES,
 }
 BASELINES = ("isolated", "centralised")
 RESERVED = (COORDINATOR, "centralised")
@@ -310,6 +314,7 @@ RANGES: tuple[tuple[str, float | None, float | None], ...] = (
     ("ledger.public.max_fee_gwei", 0, None),
     *settings.RANGES,
     *sweep_settings.RANGES,
+    *privacy_settings.RANGES,
 )
 
 
@@ -448,6 +453,9 @@ def _inconsistencies(c: Config) -> Iterator[str]:
             yield f"participation.{key}: `federation.participation: {kind}` needs it"
     yield from settings.problems(c.participation)
     yield from sweep_settings.problems(c.sweep)
+    yield from privacy_settings.problems(
+        c.privacy, engine=c.training.engine, max_grad_norm=c.training.max_grad_norm, form=c.model.lora.form
+    )
     yield from _chain_problems(c.ledger)
     if c.training.engine == "torch" and c.resources.mode == "dedicated" and c.resources.workers > 1:
         yield "resources.workers: the torch engine is one process; several ranks need deepspeed"

@@ -19,7 +19,7 @@ from ledger.identity import COORDINATOR, load_or_create, public_document
 from trustchain_ray import calls, forms
 from trustchain_ray.adapter import Layout, Tensors, digest, load_tensors, save_tensors, serialise
 from trustchain_ray.base import prepare_base
-from trustchain_ray.checks import Refused, check_decision, check_update
+from trustchain_ray.checks import Refused, check_decision, check_spend, check_update
 from trustchain_ray.cohorts import cohorts_of
 from trustchain_ray.compare import collect, mean_scores
 from trustchain_ray.config import Config
@@ -85,6 +85,7 @@ class Federation:
         self.initial: Tensors = {}
         self.late: dict[str, Any] = {}  # organizations still at work on an earlier round
         self.finished = 0
+        self.budget_is_spent = False  # no organization's privacy budget pays for another step
         self.ledger_seconds = 0.0  # of this process: what the log and the chains cost the rounds
 
     def start(self) -> None:
@@ -254,6 +255,7 @@ class Federation:
         for name, reason in absent.items():
             events.append(self.event("ABSENT", {"round": number, "organization": name, "reason": reason[:500]}))
         self._check_quorum(number, replies, absent)
+        self.budget_is_spent = bool(replies) and all(reply.spent for reply in replies.values())
         for c, cohort in rounds.items():
             if c not in merged:
                 merged[c] = self.merge(number, c, cohort)
@@ -422,16 +424,24 @@ class Federation:
         document = self.registrations[name]["document"]
         keys = {document["key_id"]: document["public_key"]}  # it may sign for itself alone
         check_decision(reply.decision, name, number, keys, self.id)
-        return [reply.decision, *self.accept_updates(number, name, reply.updates, rounds)]
+        return [reply.decision, *self.accept_updates(number, name, reply, rounds)]
 
     def accept_updates(
-        self, number: int, name: str, updates: list[Update], rounds: dict[str, CohortRound]
+        self, number: int, name: str, reply: Reply, rounds: dict[str, CohortRound]
     ) -> list[dict[str, Any]]:
-        """Check the updates of one organization; events of what was accepted and refused."""
+        """Check the updates of one organization, and what it states besides; events of what was accepted and refused.
+
+        Raises
+        ------
+        Refused
+            What it states besides is not its own.
+        """
         document = self.registrations[name]["document"]
         keys = {document["key_id"]: document["public_key"]}
-        events = []
-        for update in updates:
+        for envelope in reply.events:
+            check_spend(envelope, name, number, keys, self.id)
+        events = list(reply.events)
+        for update in reply.updates:
             cohort = rounds.get(update.cohort)
             try:
                 if cohort is None or name not in self.cohorts[update.cohort]:

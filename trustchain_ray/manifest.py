@@ -53,7 +53,9 @@ def build_manifest(
             if worker[part] != first[part]:
                 raise TrustChainError(f"organization {name!r} has another {what} than the first one: {worker[part]}")
     federation, training, lora = config.federation, config.training, config.model.lora
+    promised = {name: r["privacy"] for name, r in registrations.items() if r.get("privacy")}
     return {
+        **({"privacy": promised} if promised else {}),
         "version": __version__,
         "run": run,
         "organizations": sorted(registrations),
@@ -85,8 +87,8 @@ def build_manifest(
 
 
 AMENDED = {
-    "cohorts", "environments", "initial", "organizations", "participation", "program", "records", "sampling_rates",
-    "version",
+    "cohorts", "environments", "initial", "organizations", "participation", "privacy", "program", "records",
+    "sampling_rates", "version",
 }  # fmt: skip
 """What may differ once records were removed; the manifest itself stays as it was agreed on."""
 

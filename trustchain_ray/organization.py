@@ -19,11 +19,13 @@ from trustchain_ray.cohorts import records_of
 from trustchain_ray.config import Config
 from trustchain_ray.custody import Custody, Shard, custody_folder
 from trustchain_ray.data import Holdings, Record, load_holdings
+from trustchain_ray.errors import TrustChainError
 from trustchain_ray.forgetting.holder import Found, Holder, Taken, Usage, Wanted
 from trustchain_ray.initial import fresh_adapter
 from trustchain_ray.keys import derive
 from trustchain_ray.keystore import keystore, personal_folder, witness_folder
 from trustchain_ray.participation import Decider, Schedule, Shown
+from trustchain_ray.privacy.member import MemberPrivacy
 from trustchain_ray.rates import learning_rates
 from trustchain_ray.sampling import plan, sampling_rate
 from trustchain_ray.worker import Packed, Trained, Worker
@@ -68,12 +70,15 @@ class Update:
 
 @dataclass(frozen=True)
 class Reply:
-    """An organization's part in a round. `seconds` is the whole time inside the organization."""
+    """An organization's part in a round. `seconds` is the whole time inside the organization; `events` what it states
+    besides, `spent` whether its privacy budget pays for no further step."""
 
     organization: str
     decision: dict[str, Any]
     updates: list[Update]
     seconds: float
+    events: list[dict[str, Any]] = field(default_factory=list)
+    spent: bool = False
 
 
 class Organization:
@@ -106,12 +111,14 @@ class Organization:
         self.terms_of: Any = None
         self.plans: dict[str, list[list[int]]] = {}
         self.decider: Decider | None = None
+        self.privacy: MemberPrivacy | None = None
 
     def register(self, base: Any) -> dict[str, Any]:
         """Start the workers; what the coordinator learns: the public key, counts, and how the workers are made."""
         self._start_workers(base)
         federation = self.config.federation
         document = public_document(self.identity)
+        privacy = self._privacy()
         return {
             "document": document,
             "records": {c: len(self._indices(c)) for c in self._cohort_names(federation)},
@@ -119,6 +126,7 @@ class Organization:
             "test": len(self.holdings.test),
             "skipped": dict(self.holdings.skipped),
             "worker": self.group.call("describe"),
+            "privacy": privacy.describe() if privacy else {},
         }
 
     def sign_event(self, kind: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -196,7 +204,19 @@ class Organization:
         began = time.perf_counter()
         self._agree(terms)
         updates = [self._train_cohort(number, task, steps, removal) for task, steps in tasks]
-        return Reply(self.name, {}, [u for u in updates if u], time.perf_counter() - began)
+        return Reply(
+            self.name, {}, [u for u in updates if u], time.perf_counter() - began, self._spend(number, removal)
+        )
+
+    def affords(self, rounds: dict[str, list[int]]) -> list[str]:
+        """Of cohorts whose rounds, of so many steps, are to be replayed, those that the privacy budget pays not for."""
+        privacy = self._privacy()
+        return [c for c, steps in sorted(rounds.items()) if privacy and not privacy.affords(c, steps)]
+
+    def privacy_spent(self) -> dict[str, str]:
+        """What the privacy account says now; empty without privacy."""
+        privacy = self._privacy()
+        return privacy.spent() if privacy else {}
 
     def unlearn(
         self,
@@ -249,7 +269,9 @@ class Organization:
         decision = self.sign_event("DECISION", {"round": number, "effort": str(effort)})
         steps = int(self.config.federation.local_steps * effort)
         updates = [self._train_cohort(number, task, steps) for task in tasks if effort]
-        return Reply(self.name, decision, [u for u in updates if u], time.perf_counter() - began)
+        made = [u for u in updates if u]
+        spent = bool(effort and self._privacy() and not made)
+        return Reply(self.name, decision, made, time.perf_counter() - began, self._spend(number), spent)
 
     def evaluate(self, terms: list[Any], state: list[Any]) -> dict[str, Any]:
         """Sums of metrics of the model on this organization's own test records."""
@@ -291,15 +313,35 @@ class Organization:
         federation, indices = self.config.federation, self._indices(task.cohort)
         if not indices:
             return None
+        privacy, generation = self._privacy(), int(removal[:12], 16) if removal else 0
+        if privacy:
+            affordable = privacy.affordable(task.cohort, number, task.digest, steps, generation)
+            if removal and affordable < steps:
+                raise TrustChainError(
+                    f"the privacy budget does not pay for a replay of {task.cohort} (privacy.max_removals="
+                    f"{self.config.privacy.max_removals}); it stays withdrawn"
+                )
+            steps = affordable
+            if not steps:
+                return None
+            privacy.charge(task.cohort, number, task.digest, steps, generation)
         first = (number - 1) * federation.local_steps
         own_steps = [[indices[i] for i in step] for step in self._plan(task.cohort)[first : first + steps]]
         total = federation.rounds * federation.local_steps
         rates = learning_rates(self.config.training, first, steps, total)
         begun, residual = self._begin(number, task)
         trace = removal is not None
+        private = None
+        if privacy:
+            subjects = [record.subject for record in self.holdings.train]
+            private = privacy.steps(task.cohort, number, task.digest, subjects, generation)
         trained: Trained = self.group.call(
-            "train", self.name, begun, residual, own_steps, rates, None, False, trace
+            "train", self.name, begun, residual, own_steps, rates, None, False, trace, private
         )
+        if privacy:
+            packed = trained.update
+            noised = privacy.update(task.cohort, number, task.digest, packed.buffer, generation)
+            trained = dataclasses.replace(trained, update=Packed(packed.layout, noised), losses=[], trace=trained.trace)
         weight = (len(indices) if federation.weights == "records" else 1) * steps
         body = {
             "round": number,
@@ -397,6 +439,24 @@ class Organization:
         shards = {c: records_of(federation, key, self.name, c, self.held.train) for c in self._cohort_names(federation)}
         sampling_key = derive(key, "sampling", self.name)
         return Holder(self.identity, self.run, self.custody, self.held, shards, sampling_key)
+
+    def _privacy(self) -> MemberPrivacy | None:
+        """The privacy mechanism and account, made when the run begins."""
+        if self.privacy is None and self.config.privacy.dp != "none":
+            names = self._cohort_names(self.config.federation)
+            records = {c: [self.holdings.train[i] for i in self._indices(c)] for c in names}
+            rates = {c: sampling_rate(self.config.training, len(rows)) for c, rows in records.items()}
+            folder = custody_folder(self.config, self.run)
+            self.privacy = MemberPrivacy(self.config, folder, self.run, self.name, records, rates)
+        return self.privacy
+
+    def _spend(self, number: int, removal: str | None = None) -> list[dict[str, Any]]:
+        """A signed PRIVACY_SPEND event after a round; none without privacy."""
+        privacy = self._privacy()
+        if privacy is None:
+            return []
+        replay = {"replay": removal} if removal else {}
+        return [self.sign_event("PRIVACY_SPEND", {"round": number, **privacy.spent(), **replay})]
 
     def _pending(self, cohort: str | None = None) -> list[Record]:
         """Training records that are being removed (from one cohort)."""

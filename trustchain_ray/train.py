@@ -117,13 +117,15 @@ def _rounds(federation: Federation, progress: Progress) -> None:
         if evaluation is not None:
             evaluations.append((number - 1, evaluation))
         seconds, present = metrics["seconds"], metrics["organizations"]
-        progress(
-            f"round {number}/{settings.rounds}  loss {metrics['loss']:.4f}  {present} organizations  {seconds:.1f} s"
-        )
+        loss = f"loss {metrics['loss']:.4f}" if federation.config.privacy.dp == "none" else "loss private"
+        progress(f"round {number}/{settings.rounds}  {loss}  {present} organizations  {seconds:.1f} s")
         while len(evaluations) > 1:
             _report(federation, *evaluations.pop(0), progress)
         if take_requests(federation, progress):
             evaluations.clear()  # of models that may be withdrawn now
+        if federation.budget_is_spent:
+            progress(f"the privacy budget is spent: training stops after round {number - 1}; the model is that of then")
+            break
     for number, references in evaluations:
         _report(federation, number, references, progress)
 
@@ -169,7 +171,7 @@ def _release(federation: Federation, scores: dict[str, Any]) -> dict[str, Any]:
     state = federation.model()
     tensors, scale = federation.form.published(state, federation.fresh, config.model.lora.alpha)
     release = publish(config, run, tensors, scale, config.model.lora.form)
-    rounds, mean = config.federation.rounds, {n: row.get("accuracy", 0.0) for n, row in scores.items()}
+    rounds, mean = federation.finished, {n: row.get("accuracy", 0.0) for n, row in scores.items()}
     federation.log_event("EVALUATION", {"round": rounds, "scores": {n: f"{v:.6f}" for n, v in mean.items()}})
     federation.log_event("MODEL_RELEASE", {**release, "adapters": federation.adapters()})
     federation.log_event("RUN_COMPLETE", {"rounds": rounds, "model_digest": release["model_digest"]})

@@ -13,6 +13,7 @@ from trustchain_ray import forms
 from trustchain_ray.adapter import Layout, Tensors, digest
 from trustchain_ray.config import Config
 from trustchain_ray.data import Record
+from trustchain_ray.privacy.steps import PrivateSteps
 from trustchain_ray.rows import TokenRow, encode
 
 
@@ -93,9 +94,11 @@ class Worker:
         only: Sequence[str] | None = None,
         whole: bool = False,
         trace: bool = False,
+        private: PrivateSteps | None = None,
     ) -> Trained | None:
         """Train local steps from `begun` on the owner's records; rank 0 returns the update (or the trained
-        tensors as a `whole`). `trace` asks for the digests of all steps (torch engine; others give none)."""
+        tensors as a `whole`). `trace` asks for the digests of all steps (torch engine; others give none).
+        `private` clips and noises every step; losses and digests of steps, which are not private, stay here then."""
         tensors = begun.tensors()
         self.engine.load(tensors, self.config.model.lora.alpha, residual.tensors() if residual else None)
         digests: list[str] = []
@@ -104,16 +107,20 @@ class Worker:
             digests.append(digest(self.engine.tensors(sorted(tensors))))
             return False
 
-        traced: dict[str, Any] = {"after_step": note} if trace and self.steps_are_seen else {}
+        extra: dict[str, Any] = {"after_step": note} if trace and self.steps_are_seen else {}
+        if private is not None:
+            extra["private"] = private
         began = time.perf_counter()
-        losses = self.engine.train(self.rows[owner, "train"], steps, rates, only, **traced)
+        losses = self.engine.train(self.rows[owner, "train"], steps, rates, only, **extra)
         seconds = time.perf_counter() - began
         trained = self.engine.tensors(sorted(tensors))
         trained = {name: t[tuple(slice(0, size) for size in tensors[name].shape)] for name, t in trained.items()}
         if self.rank:
             return None
         update = Packed.of(trained if whole else self.form.update(tensors, trained))
-        return Trained(update, losses, seconds, sum(map(len, steps)), self.engine.memory()["resident"], digests)
+        read = 0 if private else sum(map(len, steps))  # how many records a step read is theirs, too
+        losses = [] if private else losses
+        return Trained(update, losses, seconds, read, self.engine.memory()["resident"], digests)
 
     def evaluate(self, owner: str, split: str, tensors: Packed, residual: Packed | None) -> Any:
         """Metrics of an adapter on the owner's records (rank 0; the others take part where the engine needs them)."""

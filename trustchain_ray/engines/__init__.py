@@ -10,6 +10,8 @@ def choose(config: Config) -> str:
     """The engine of `training.engine`; `auto` is deepspeed where workers have GPUs, else torch."""
     if config.training.engine != "auto":
         return config.training.engine
+    if config.privacy.dp in ("record", "subject", "paper"):
+        return "torch"  # the other one sums gradients before a record's can be clipped
     several = config.resources.mode == "dedicated" and config.resources.workers > 1
     return "deepspeed" if several or config.resources.gpus_per_worker > 0 else "torch"
 

@@ -63,7 +63,7 @@ def certify(federation: Federation, job: Job) -> Job:
         run,
         CERTIFIED,
         guarantee=removal.guarantee,
-        reason=_why_not_bitwise(federation),
+        reason=_why_not_bitwise(federation, job),
         old_model_digest=removal.model["old"],
         new_model_digest=removal.model["new"],
     )
@@ -91,7 +91,7 @@ def removal_of(federation: Federation, job: Job, history: History) -> Removal:
         guarantee=_guarantee(federation, job),
         method=job.method,
         reproducibility={
-            "class": TOLERANCE if _why_not_bitwise(federation) else BITWISE,
+            "class": TOLERANCE if _why_not_bitwise(federation, job) else BITWISE,
             "environments": {name: sha256_hex(canonical_json(value)) for name, value in environments.items()},
         },
         digests={
@@ -107,6 +107,8 @@ def removal_of(federation: Federation, job: Job, history: History) -> Removal:
         steps={"replayed": int(job.facts["steps_replayed"]), "total": int(job.facts["steps_total"])},
         model={"old": old, "new": standing if models else old},
         withdrawn=withdrawn,
+        noise="fresh" if _draws_noise(federation, job) else "none",
+        privacy=_privacy_rows(federation, job),
         timings={name: job.facts[name] for name in ("withdrawn_s", "replayed_s") if name in job.facts},
     )
 
@@ -121,6 +123,26 @@ def _starts(job: Job, history: History, closure: list[Any]) -> list[Start]:
     ]
 
 
+def _draws_noise(federation: Federation, job: Job) -> bool:
+    """Whether steps with privacy noise were taken again."""
+    return federation.config.privacy.dp != "none" and int(job.facts["steps_replayed"]) > 0
+
+
+def _privacy_rows(federation: Federation, job: Job) -> list[dict[str, str]]:
+    """What each organization's units had been charged before the removal, and after it."""
+    names = [name for name in sorted(job.privacy) if name in federation.names and name not in federation.offline]
+    after = federation.gather("privacy_spent", names=names) if names else {}
+    return [
+        {
+            "organization": name,
+            "epsilon_before": job.privacy[name]["epsilon"],
+            "epsilon_after": after[name]["epsilon"],
+            "delta": after[name]["delta"],
+        }
+        for name in names
+    ]
+
+
 def _issuers(job: Job) -> list[str]:
     """Whose records they were; the coordinator for an organization that leaves."""
     return sorted(
@@ -131,11 +153,13 @@ def _issuers(job: Job) -> list[str]:
 def _guarantee(federation: Federation, job: Job) -> str:
     if job.method not in EXACT_METHODS:
         return "APPROXIMATE"
-    return EXACT_DISTRIBUTION if _why_not_bitwise(federation) else EXACT_BITWISE
+    return EXACT_DISTRIBUTION if _why_not_bitwise(federation, job) else EXACT_BITWISE
 
 
-def _why_not_bitwise(federation: Federation) -> str:
+def _why_not_bitwise(federation: Federation, job: Job) -> str:
     """Why the replay cannot claim equal bits; empty: it can."""
+    if _draws_noise(federation, job):
+        return "privacy noise was drawn anew: with the old noise the difference of the models would show the records"
     for name, now in federation.environments().items():
         agreed = federation.manifest["environments"].get(name)
         if now["engine"] != "torch":

@@ -29,7 +29,8 @@ def leave(run: Path, asks: Sequence[Ask], method: str, options: Mapping[str, str
     folder = run / "removals" / "inbox"
     with explain_writes(folder):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        content = {"asks": [{**asdict(ask), "ids": list(ask.ids)} for ask in asks], "method": method, "options": dict(options)}
+        asked = [{**asdict(ask), "ids": list(ask.ids)} for ask in asks]
+        content = {"asks": asked, "method": method, "options": dict(options)}
         write_atomic(folder / f"{name}.json", canonical_json(content), 0o600)
     return name
 
@@ -71,7 +72,8 @@ def take_up(run: Path, handle: Handle) -> int:
     TrustChainError
         A removal was begun and could not be carried out: training cannot go on.
     """
-    waiting = sorted((run / "removals" / "inbox").glob("*.json"), key=lambda path: (path.stat().st_mtime_ns, path.name))
+    inbox = (run / "removals" / "inbox").glob("*.json")
+    waiting = sorted(inbox, key=lambda path: (path.stat().st_mtime_ns, path.name))
     for path in waiting:
         said: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         asks = [Ask(**{**ask, "ids": tuple(ask["ids"])}) for ask in said["asks"]]

@@ -51,6 +51,8 @@ class Job:
         Envelopes to log at the withdrawal: requests and new shard manifests.
     options
         Of an approximate method.
+    privacy
+        What the privacy accounts said before, by organization; empty without privacy.
     facts
         Figures for certificate and report.
     """
@@ -69,6 +71,7 @@ class Job:
     taken: dict[str, dict[str, Any]]
     events: list[dict[str, Any]]
     options: dict[str, str] = field(default_factory=dict)
+    privacy: dict[str, dict[str, str]] = field(default_factory=dict)
     facts: dict[str, str] = field(default_factory=dict)
     stage: str = BEGUN
 

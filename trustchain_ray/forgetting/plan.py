@@ -120,6 +120,8 @@ def make_plan(federation: Federation, history: History, asks: Sequence[Ask], met
         for name, count in row.items()
         if name not in left
     ]
+    if federation.config.privacy.dp != "none":
+        _check_budgets(federation, {c: steps[c][begin - 1 : rounds] for c, begin in replayed.items()}, left)
     total = sum(count for c, rows in steps.items() if c not in dropped for row in rows for n, count in row.items()
                 if n not in left)  # fmt: skip
     return Plan(
@@ -232,6 +234,22 @@ def _check_left(federation: Federation, found: Mapping[str, Found], left: Sequen
         if name not in left and touched and not remaining:
             raise UsageError(
                 f"organization {name!r} would have no training records left; remove it: --organization {name}"
+            )
+
+
+def _check_budgets(
+    federation: Federation, rounds: Mapping[str, Sequence[Mapping[str, int]]], left: Sequence[str]
+) -> None:
+    """The privacy budgets pay for the replay. Raises UsageError."""
+    for name in federation.names:
+        if name in left or name in federation.offline:
+            continue
+        own = {c: [row.get(name, 0) for row in rows] for c, rows in rounds.items()}
+        own = {c: counts for c, counts in own.items() if any(counts)}
+        if own and (short := federation.answer(name, federation.members[name].call("affords", own))):
+            raise UsageError(
+                f"the privacy budget of {name} does not pay for a replay of {', '.join(short)} (privacy.max_removals="
+                f"{federation.config.privacy.max_removals}); use --method drop, which leaves these cohorts out"
             )
 
 

@@ -121,7 +121,7 @@ def _replay_round(federation: Federation, job: Job, number: int, active: list[st
                 f"organization {name!r} did not replay round {number}: {reason_of(error)}. {', '.join(active)} stay "
                 f"withdrawn; go on when it is back: trustchain unlearn {federation.run.path}"
             ) from None
-        events += federation.accept_updates(number, name, reply.updates, rounds)
+        events += federation.accept_updates(number, name, reply, rounds)
     for cohort in active:
         body = federation.merge(number, cohort, rounds[cohort])
         events.append(federation.event("MERGE", {**body, "replay": job.removal}))

@@ -29,7 +29,7 @@ def unlearn_approximately(federation: Federation, job: Job, progress: Progress) 
                 "unlearn", federation.terms_ref, number, tasks, job.removal, job.method, options
             )
             reply = federation.answer(name, call)
-            events += federation.accept_updates(number, name, reply.updates, rounds)
+            events += federation.accept_updates(number, name, reply, rounds)
             steps += sum(len(update.losses) for update in reply.updates)
             progress(f"{job.method} at {name}: {steps} steps")
         for cohort in cohorts:

@@ -64,6 +64,7 @@ def begin(
         taken={name: taken_row(part) for name, part in taken.items()},
         events=[*events, *(e for n, call in shards.items() for e in federation.answer(n, call))],
         options=options or {},
+        privacy=_spent(federation),
         facts={
             "asked": repr(asked),
             "steps_replayed": str(plan.steps_replayed),
@@ -97,6 +98,15 @@ def withdraw(federation: Federation, job: Job) -> Job:
     federation.ask_ledger("flush")
     seconds = time.time() - float(job.facts["asked"])
     return job.at(run, WITHDRAWN, withdrawn_s=f"{seconds:.3f}", interim=release.get("model_digest", ""))
+
+
+def _spent(federation: Federation) -> dict[str, dict[str, str]]:
+    """What the privacy accounts say, by organization."""
+    if federation.config.privacy.dp == "none":
+        return {}
+    online = set(federation.names) - federation.offline
+    spent: dict[str, dict[str, str]] = federation.gather("privacy_spent", names=online)
+    return spent
 
 
 def apply_terms(federation: Federation, job: Job) -> None:

@@ -1,0 +1,188 @@
+"""Privacy at one organization: noise for its members' steps, and the account that says how much is left.
+
+Format
+------
+`<organization>.privacy.json` in the custody folder of the run: the :class:`Account`, and which rounds it has been
+charged for. A round that is repeated from the same adapter draws the same noise and is charged once.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ledger.canonical import canonical_json, parse_canonical, write_atomic
+from ledger.errors import LedgerError
+from trustchain_ray.config import Config
+from trustchain_ray.data import Record
+from trustchain_ray.errors import TrustChainError
+from trustchain_ray.keystore import keystore
+from trustchain_ray.privacy.account import Account, calibrate, per_step_noise, subject_rate
+from trustchain_ray.privacy.noise import commitment, load_or_create_secret, noise_key
+from trustchain_ray.privacy.pld import Charge
+from trustchain_ray.privacy.settings import resolved_delta
+from trustchain_ray.privacy.signal import private_update
+from trustchain_ray.privacy.steps import STEP_MODES, PrivateSteps
+
+
+class MemberPrivacy:
+    """The mechanism and the account of one organization in one run.
+
+    Parameters
+    ----------
+    folder
+        Custody folder of the run.
+    records, rates
+        Training records and sampling rate of each cohort, when the run begins. What follows from them (delta, noise)
+        is a constant of the run from then on, kept in the file.
+
+    Raises
+    ------
+    UsageError
+        Settings that protect nobody, or that no noise can keep to.
+    TrustChainError
+        The account is damaged.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        folder: Path,
+        run: str,
+        name: str,
+        records: Mapping[str, Sequence[Record]],
+        rates: Mapping[str, float],
+    ) -> None:
+        self.settings, self.run, self.name = config.privacy, run, name
+        self.local_steps, self.rounds = config.federation.local_steps, config.federation.rounds
+        self._secret = load_or_create_secret(name, keystore(config))
+        self._path = folder / f"{name}.privacy.json"
+        if self._path.exists():
+            self._load()
+        else:
+            self._begin({c: rows for c, rows in records.items() if rows}, rates)
+
+    def describe(self) -> dict[str, Any]:
+        """For the manifest: what the organization promises."""
+        return {
+            "unit": self.settings.dp,
+            "epsilon": self._account.document()["epsilon"],
+            "delta": self._account.document()["delta"],
+            "clip": repr(self.settings.clip),
+            "noise": {cohort: repr(noise) for cohort, noise in sorted(self._noise.items())},
+            "secret": commitment(self._secret),
+        }
+
+    def affordable(self, cohort: str, number: int, base: str, steps: int, generation: int = 0) -> int:
+        """How many of a round's steps the budget pays for; all, where the round was charged before."""
+        if self._slot(cohort, number, base, generation) in self._charged or self.settings.dp == "paper":
+            return steps
+        return self._account.affordable(cohort, self._charge(cohort, steps))
+
+    def affords(self, cohort: str, rounds: Sequence[int]) -> bool:
+        """Whether the budget pays for rounds of so many steps to be taken again."""
+        if self.settings.dp == "paper":
+            return True
+        whole = self._charge(cohort, sum(rounds))
+        if self.settings.dp == "organization":
+            whole = Charge(whole.rate, whole.noise, sum(1 for steps in rounds if steps))
+        return self._account.affordable(cohort, whole) == whole.steps
+
+    def charge(self, cohort: str, number: int, base: str, steps: int, generation: int = 0) -> None:
+        """Enter a round into the account, durably, before it is trained."""
+        slot = self._slot(cohort, number, base, generation)
+        if slot not in self._charged and self.settings.dp != "paper":
+            self._account.charge(cohort, self._charge(cohort, steps))
+            self._charged.append(slot)
+            self._save()
+
+    def steps(
+        self, cohort: str, number: int, base: str, subjects: Sequence[str], generation: int = 0
+    ) -> PrivateSteps | None:
+        """What makes the steps of a round private; None where it is not the steps that are noised."""
+        if self.settings.dp not in STEP_MODES:
+            return None
+        key = noise_key(self._secret, self.run, f"{self.name}/{cohort}", generation, base)
+        first = (number - 1) * self.local_steps
+        return PrivateSteps(self.settings.dp, self.settings.clip, self._noise[cohort], key, first, subjects)
+
+    def update(self, cohort: str, number: int, base: str, buffer: np.ndarray, generation: int = 0) -> np.ndarray:
+        """An update as it may leave: clipped and noised as a whole where the unit is the organization."""
+        if self.settings.dp != "organization":
+            return buffer
+        key = noise_key(self._secret, self.run, f"{self.name}/{cohort}", generation, base)
+        return private_update(buffer, self.settings.clip, self._noise[cohort], key, number)
+
+    def spent(self) -> dict[str, str]:
+        """Body of a PRIVACY_SPEND event, without its round."""
+        composed = self.settings.dp != "paper"
+        return {
+            "unit": self.settings.dp,
+            "epsilon": f"{self._account.spent():.6f}" if composed else f"{self.settings.epsilon:.6f}",
+            "delta": self._account.document()["delta"],
+            "budget": self._account.document()["epsilon"],
+            "composed": "over all steps" if composed else "no: it holds for one step",
+        }
+
+    def _begin(self, records: Mapping[str, Sequence[Record]], rates: Mapping[str, float]) -> None:
+        settings = self.settings
+        sizes = {c: len({r.subject for r in rows} if settings.dp == "subject" else rows) for c, rows in records.items()}
+        units = 1 if settings.dp == "organization" else min(sizes.values())
+        delta = 1e-5 if settings.dp == "organization" and not settings.delta else resolved_delta(settings.delta, units)
+        self._rates = {c: self._unit_rate(rates[c], rows) for c, rows in records.items()}
+        self._account = Account(settings.epsilon, delta)
+        self._charged: list[str] = []
+        self._noise = {c: self._noise_for(rate, delta) for c, rate in self._rates.items()}
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._save()
+
+    def _unit_rate(self, rate: float, rows: Sequence[Record]) -> float:
+        """Probability that a step (for whole updates: a round) reads anything of one unit."""
+        if self.settings.dp == "organization":
+            return 1.0
+        if self.settings.dp == "subject":
+            return subject_rate(rate, max(Counter(record.subject for record in rows).values()))
+        return rate
+
+    def _noise_for(self, rate: float, delta: float) -> float:
+        settings = self.settings
+        if settings.noise_multiplier:
+            return settings.noise_multiplier
+        if settings.dp == "paper":
+            return per_step_noise(settings.epsilon, delta)
+        releases = self.rounds if settings.dp == "organization" else self.rounds * self.local_steps
+        return calibrate(settings.epsilon, delta, rate, releases, settings.max_removals)
+
+    def _charge(self, cohort: str, steps: int) -> Charge:
+        return Charge(self._rates[cohort], self._noise[cohort], 1 if self.settings.dp == "organization" else steps)
+
+    @staticmethod
+    def _slot(cohort: str, number: int, base: str, generation: int) -> str:
+        return f"{cohort}@{number}/{generation}/{base[:32]}"
+
+    def _save(self) -> None:
+        content = {
+            "account": self._account.document(),
+            "charged": self._charged,
+            "noise": {cohort: repr(noise) for cohort, noise in self._noise.items()},
+            "rates": {cohort: repr(rate) for cohort, rate in self._rates.items()},
+        }
+        try:
+            write_atomic(self._path, canonical_json(content), 0o600)
+        except LedgerError as error:
+            raise TrustChainError(f"the privacy account: {error}") from None
+
+    def _load(self) -> None:
+        try:
+            said = parse_canonical(self._path.read_bytes())
+            self._account = Account.of_document(said["account"])
+            self._charged = [str(slot) for slot in said["charged"]]
+            self._noise = {str(c): float(noise) for c, noise in said["noise"].items()}
+            self._rates = {str(c): float(rate) for c, rate in said["rates"].items()}
+        except (LedgerError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+            raise TrustChainError(
+                f"{self._path}: the privacy account is damaged ({error}); restore it: without it nobody knows what "
+                "was spent"
+            ) from None
