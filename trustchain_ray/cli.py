@@ -11,10 +11,12 @@ from ledger.errors import LedgerError
 from ledger.report import Report
 from trustchain_ray import __version__, chain
 from trustchain_ray.errors import TrustChainError, UsageError
+from trustchain_ray.evaluate import command as evaluation
 from trustchain_ray.forgetting import command as forgetting
 from trustchain_ray.forgetting import receipt_command as receipt
 from trustchain_ray.measure import command as measure
 from trustchain_ray.policy import commands as policy
+from trustchain_ray.privacy import command as privacy
 from trustchain_ray.sweep import command as sweep
 
 EXAMPLES = """examples:
@@ -75,6 +77,8 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--dry-run", action="store_true", help="print the resolved configuration and stop")
     train.add_argument("--json", action="store_true", help="print one JSON object as the last line")
 
+    evaluate = _verb(verbs, "evaluate", "score a model, and measure what it forgot", _evaluate, evaluation.EXAMPLES)
+    evaluation.add_arguments(evaluate)
     unlearn = _verb(
         verbs, "unlearn", "remove a record, a person or an organization", _unlearn, forgetting.EXAMPLES
     )
@@ -104,6 +108,9 @@ def _parser() -> argparse.ArgumentParser:
     policy.add_arguments(policies)
     sweeps = _verb(verbs, "sweep", "learn, or train, over a grid of any configuration keys", _sweep, sweep.EXAMPLES)
     sweep.add_arguments(sweeps)
+
+    private = _verb(verbs, "privacy", "what a privacy budget costs", _privacy, privacy.EXAMPLES)
+    privacy.add_arguments(private)
 
     doctor = _verb(verbs, "doctor", "say what this machine can do", _doctor, "  trustchain doctor")
     doctor.add_argument("--json", action="store_true", help="print one JSON object as the last line")
@@ -143,6 +150,10 @@ def _train(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(result))
     return 0
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    return evaluation.run(arguments)
 
 
 def _unlearn(arguments: argparse.Namespace) -> int:
@@ -189,6 +200,10 @@ def _policy(arguments: argparse.Namespace) -> int:
 
 def _sweep(arguments: argparse.Namespace) -> int:
     return sweep.run(arguments)
+
+
+def _privacy(arguments: argparse.Namespace) -> int:
+    return privacy.run(arguments)
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

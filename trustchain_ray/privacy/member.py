@@ -8,6 +8,7 @@ charged for. A round that is repeated from the same adapter draws the same noise
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,58 @@ from trustchain_ray.privacy.pld import Charge
 from trustchain_ray.privacy.settings import resolved_delta
 from trustchain_ray.privacy.signal import private_update
 from trustchain_ray.privacy.steps import STEP_MODES, PrivateSteps
+
+
+@dataclass(frozen=True)
+class Mechanism:
+    """What keeps an organization's units within the budget.
+
+    Attributes
+    ----------
+    units
+        Records, or subjects, of each cohort.
+    rates
+        Probability that a step (for whole updates: a round) reads anything of one unit, by cohort.
+    noise
+        Noise multiplier, by cohort.
+    releases
+        Steps, or rounds, that the run takes.
+    """
+
+    delta: float
+    units: dict[str, int]
+    rates: dict[str, float]
+    noise: dict[str, float]
+    releases: int
+
+
+def mechanism(config: Config, records: Mapping[str, Sequence[Record]], rates: Mapping[str, float]) -> Mechanism:
+    """The mechanism of `privacy.*` for the training records and sampling rates of an organization's cohorts.
+
+    Raises
+    ------
+    UsageError
+        Settings that protect nobody, or that no noise can keep to.
+    """
+    settings, federation = config.privacy, config.federation
+    whole = settings.dp == "organization"
+    units = {c: len({r.subject for r in rows} if settings.dp == "subject" else rows) for c, rows in records.items()}
+    smallest = 1 if whole else min(units.values())
+    delta = 1e-5 if whole and not settings.delta else resolved_delta(settings.delta, smallest)
+    releases = federation.rounds if whole else federation.rounds * federation.local_steps
+    read = {c: 1.0 if whole else rates[c] for c in records}
+    if settings.dp == "subject":
+        most = {c: max(Counter(r.subject for r in rows).values()) for c, rows in records.items()}
+        read = {c: subject_rate(rates[c], count) for c, count in most.items()}
+
+    def noise_for(rate: float) -> float:
+        if settings.noise_multiplier:
+            return settings.noise_multiplier
+        if settings.dp == "paper":
+            return per_step_noise(settings.epsilon, delta)
+        return calibrate(settings.epsilon, delta, rate, releases, settings.max_removals)
+
+    return Mechanism(delta, units, read, {c: noise_for(rate) for c, rate in read.items()}, releases)
 
 
 class MemberPrivacy:
@@ -55,8 +108,8 @@ class MemberPrivacy:
         records: Mapping[str, Sequence[Record]],
         rates: Mapping[str, float],
     ) -> None:
-        self.settings, self.run, self.name = config.privacy, run, name
-        self.local_steps, self.rounds = config.federation.local_steps, config.federation.rounds
+        self._config, self.settings, self.run, self.name = config, config.privacy, run, name
+        self.local_steps = config.federation.local_steps
         self._secret = load_or_create_secret(name, keystore(config))
         self._path = folder / f"{name}.privacy.json"
         if self._path.exists():
@@ -127,33 +180,12 @@ class MemberPrivacy:
         }
 
     def _begin(self, records: Mapping[str, Sequence[Record]], rates: Mapping[str, float]) -> None:
-        settings = self.settings
-        sizes = {c: len({r.subject for r in rows} if settings.dp == "subject" else rows) for c, rows in records.items()}
-        units = 1 if settings.dp == "organization" else min(sizes.values())
-        delta = 1e-5 if settings.dp == "organization" and not settings.delta else resolved_delta(settings.delta, units)
-        self._rates = {c: self._unit_rate(rates[c], rows) for c, rows in records.items()}
-        self._account = Account(settings.epsilon, delta)
+        made = mechanism(self._config, records, rates)
+        self._rates, self._noise = made.rates, made.noise
+        self._account = Account(self.settings.epsilon, made.delta)
         self._charged: list[str] = []
-        self._noise = {c: self._noise_for(rate, delta) for c, rate in self._rates.items()}
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._save()
-
-    def _unit_rate(self, rate: float, rows: Sequence[Record]) -> float:
-        """Probability that a step (for whole updates: a round) reads anything of one unit."""
-        if self.settings.dp == "organization":
-            return 1.0
-        if self.settings.dp == "subject":
-            return subject_rate(rate, max(Counter(record.subject for record in rows).values()))
-        return rate
-
-    def _noise_for(self, rate: float, delta: float) -> float:
-        settings = self.settings
-        if settings.noise_multiplier:
-            return settings.noise_multiplier
-        if settings.dp == "paper":
-            return per_step_noise(settings.epsilon, delta)
-        releases = self.rounds if settings.dp == "organization" else self.rounds * self.local_steps
-        return calibrate(settings.epsilon, delta, rate, releases, settings.max_removals)
 
     def _charge(self, cohort: str, steps: int) -> Charge:
         return Charge(self._rates[cohort], self._noise[cohort], 1 if self.settings.dp == "organization" else steps)
