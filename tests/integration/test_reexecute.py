@@ -14,7 +14,7 @@ from trustchain_ray.data import load_holdings
 from trustchain_ray.keys import derive
 from trustchain_ray.sampling import inclusion_steps
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 ORGANIZATIONS = ("alpha", "beta", "gamma")
 COMPLAINTS = {"cardiology": "a racing pulse", "neurology": "a numb hand", "urology": "flank pain"}

@@ -172,6 +172,7 @@ def test_an_organization_leaves_and_a_killed_removal_is_gone_on_with(
     assert report.ok, report.failure
 
 
+@pytest.mark.long
 def test_a_request_while_the_run_trains_is_carried_out_between_two_rounds(
     command: Any, forgetful: str, tmp_path: Path
 ) -> None:
@@ -184,7 +185,7 @@ def test_a_request_while_the_run_trains_is_carried_out_between_two_rounds(
     _, err = command.run("unlearn", run, "--subject", "nobody", code=2)
     assert "is not held by any organization" in err
     result = unlearn(command, run, "--subject", "traveller")
-    out, err = training.communicate(timeout=250)
+    _, err = training.communicate(timeout=250)
     assert training.returncode == 0, err
     assert result["guarantee"] == "EXACT_BITWISE"
     assert not list((Path(run) / "removals" / "inbox").iterdir())
