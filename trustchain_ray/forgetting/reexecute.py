@@ -134,6 +134,8 @@ def _train_all(
         signing.check({recorded.removal for recorded in possible}, federation.names)
     conditions = Conditions(history.manifest, certificates)
     outcome.inconclusive = conditions.other_program(chosen)
+    if config.privacy.dp != "none" and any(recorded.removal for recorded in chosen):
+        outcome.inconclusive = "the noise of a replay is drawn once, by a key that is in nobody's hands any more"
     if not chosen or outcome.inconclusive:
         _must_conclude(attester, outcome)
         return outcome, None
