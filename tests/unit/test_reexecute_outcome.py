@@ -10,10 +10,10 @@ import pytest
 from ledger.report import Report
 from trustchain_ray import forms
 from trustchain_ray.adapter import Tensors, digest, save_tensors
+from trustchain_ray.assembly import INITIAL
 from trustchain_ray.config import Config
 from trustchain_ray.config_files import load_config
 from trustchain_ray.errors import TrustChainError
-from trustchain_ray.federation import INITIAL
 from trustchain_ray.forgetting.attest import Conditions
 from trustchain_ray.forgetting.outcome import Outcome
 from trustchain_ray.forgetting.reexecute import merge_again

@@ -15,12 +15,13 @@ import ray
 from ledger.report import Check, Report
 from trustchain_ray import calls, forms
 from trustchain_ray.adapter import Tensors, digest, load_tensors
+from trustchain_ray.assembly import INITIAL
 from trustchain_ray.cluster import cluster
 from trustchain_ray.config import Config
 from trustchain_ray.config_files import load_config
 from trustchain_ray.data import organization_names
 from trustchain_ray.errors import TrustChainError, UsageError
-from trustchain_ray.federation import INITIAL, Federation
+from trustchain_ray.federation import Federation
 from trustchain_ray.forgetting.attest import SAME, Attester, Conditions, issued
 from trustchain_ray.forgetting.history import History
 from trustchain_ray.forgetting.outcome import Outcome

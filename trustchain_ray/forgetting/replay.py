@@ -13,8 +13,9 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from trustchain_ray.adapter import Tensors, digest, load_tensors, save_tensors
+from trustchain_ray.assembly import reason_of
 from trustchain_ray.errors import TrustChainError
-from trustchain_ray.federation import CohortRound, Federation, reason_of
+from trustchain_ray.federation import CohortRound, Federation
 from trustchain_ray.forgetting.job import REPLAYED, Job
 from trustchain_ray.organization import Reply, Update
 from trustchain_ray.participation import statement_of

@@ -1,0 +1,368 @@
+"""Bringing a federation together: organizations, ledger, terms, and where the run stands."""
+
+import contextlib
+import secrets
+import time
+from collections.abc import Collection
+from fractions import Fraction
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from ledger.canonical import sha256_hex
+from ledger.errors import LedgerError
+from ledger.events import make_event
+from ledger.identity import COORDINATOR, load_or_create, public_document
+from trustchain_ray import calls, forms
+from trustchain_ray.adapter import Tensors, digest, load_tensors, save_tensors
+from trustchain_ray.base import prepare_base
+from trustchain_ray.cohorts import cohorts_of
+from trustchain_ray.config import Config
+from trustchain_ray.data import organization_names
+from trustchain_ray.errors import TrustChainError
+from trustchain_ray.forgetting.amendments import Amendments
+from trustchain_ray.initial import fresh_adapter
+from trustchain_ray.keystore import keystore
+from trustchain_ray.ledger_actor import Ledger, RemoteLedger
+from trustchain_ray.manifest import build_manifest, check_same
+from trustchain_ray.organization import Organization, Terms
+from trustchain_ray.participation import Schedule, load_schedule, manifest_entry, statement_of
+from trustchain_ray.pool import Member, start_members
+from trustchain_ray.round_writer import FinishedRound, RoundWriter, adapter_file
+from trustchain_ray.run_directory import RunDirectory
+from trustchain_ray.sampling import sampling_rate
+from trustchain_ray.settlement import Settlement
+from trustchain_ray.worker import Packed
+
+ONLINE_S = 60.0
+"""A run that is opened again waits so long for an organization to answer at all."""
+
+FROZEN, INITIAL = "rounds/0000/frozen.safetensors", "rounds/0000/initial.safetensors"
+
+
+class Assembly:
+    """The parties of a run and what they agreed on; :class:`trustchain_ray.federation.Federation` runs its rounds.
+
+    Parameters
+    ----------
+    run : a locked run directory, new or to be resumed.
+    progress : called with one line of text as things happen.
+    local : organizations and ledger are objects of this process: for what needs no workers, :meth:`reopen` alone.
+    """
+
+    def __init__(self, config: Config, run: RunDirectory, progress: Any, local: bool = False) -> None:
+        self.config, self.run, self.progress, self.local = config, run, progress, local
+        self.form = forms.get(config.model.lora.form)
+        self.identity = load_or_create(COORDINATOR, keystore(config))
+        self.amended = Amendments.read(run)
+        self.registered = organization_names(config)
+        self.names = [name for name in self.registered if name not in self.amended.left]
+        self.cohorts = self.amended.cohorts(cohorts_of(config.federation, self.registered))
+        self.resumed = (run.path / "manifest.json").is_file()
+        self.id = run.read_json("manifest.json")["run"] if self.resumed else f"{config.run.name}-{secrets.token_hex(6)}"
+        self.offline: set[str] = set()
+        self.ledger: Any = None
+        self.witnesses: list[Member] = []
+        self.registrations: dict[str, dict[str, Any]] = {}
+        self.counts: dict[str, dict[str, int]] = {}
+        self.states: dict[str, Tensors] = {}
+        self.fresh: Tensors = {}
+        self.initial: Tensors = {}
+        self.late: dict[str, Any] = {}  # organizations still at work on an earlier round
+        self.finished = 0
+        self.budget_is_spent = False  # no organization's privacy budget pays for another step
+        self.ledger_seconds = 0.0  # of this process: what the log and the chains cost the rounds
+
+    def start(self) -> None:
+        """Start organizations and ledger, agree on the manifest, load the last finished round."""
+        if self.resumed:
+            self.reopen()
+            if self.offline:
+                raise TrustChainError(
+                    f"{', '.join(sorted(self.offline))} must be online when a run is resumed; go on when they are back"
+                )
+            self.enlist()
+            self._log_setup()
+        else:
+            self._start_members()
+            self.enlist()
+            self.open_ledger()
+            self._log_setup()
+            self._load_rounds()
+            self.resumed = True  # what was agreed on is only compared from now on
+
+    def reopen(self, write: bool = True) -> None:
+        """Start organizations, without their workers, and the ledger of a run that has begun; load where it stands.
+
+        Parameters
+        ----------
+        write : open the ledger; without it nothing can be logged, and a sealed run stays sealed.
+        """
+        self._start_members()
+        self.manifest = self.run.read_json("manifest.json")
+        self.fresh, self.initial = load_tensors(self.run.path / FROZEN), load_tensors(self.run.path / INITIAL)
+        self.records = {name: sum(counts.values()) for name, counts in self.manifest["records"].items()}
+        self.counts = self.amended.records(self.manifest["records"])
+        self.settlement, self.schedule = Settlement(self.config, self.records), self._schedule()
+        self._find_offline()
+        if write:
+            self.open_ledger()
+        self._load_rounds(write)
+
+    def enlist(self) -> None:
+        """Start the workers and agree on the terms."""
+        present = [name for name in self.names if name not in self.offline]
+        self.registrations = self.gather("register", self.base, names=present)
+        registered = {n: {c: int(k) for c, k in r["records"].items()} for n, r in self.registrations.items()}
+        self.counts = {**self.counts, **registered}
+        if not self.resumed:
+            self.records = {n: int(r["train"]) for n, r in self.registrations.items()}
+            self.settlement, self.schedule = Settlement(self.config, self.records), self._schedule()
+        shapes = next(iter(self.registrations.values()))["worker"]["shapes"]
+        self._agree(shapes)
+        self.set_terms(shapes)
+
+    def set_terms(self, shapes: dict[str, tuple[int, ...]]) -> None:
+        """Terms of the records as they are now; organizations read them with the next call."""
+        rates = {n: {c: self.rate_of(n, c) for c in counts} for n, counts in self.counts.items()}
+        self.terms = Terms(
+            run=self.id,
+            rates=rates,
+            shapes=shapes,
+            fresh=Packed.of(self.fresh),
+            base=self.base,
+            records=self.records,
+            schedule=self.schedule,
+        )
+        self.terms_ref = [ray.put(self.terms)]
+
+    def open_ledger(self) -> None:
+        """Start the ledger actor and the writer of rounds."""
+        if self.local:
+            self.ledger = calls.Local(Ledger(str(self.run.path), self.id, self.config))
+        else:
+            node = ray.get_runtime_context().get_node_id()  # where the run's files are
+            here = NodeAffinitySchedulingStrategy(node, soft=False)
+            self.ledger = RemoteLedger.options(
+                num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here
+            ).remote(str(self.run.path), self.id, self.config)
+        self.witnesses = list(self.members.values()) if self.config.ledger.witnesses else []
+        for silent in self.ask_ledger("start", self.witnesses):
+            self.progress(f"going on without an answer of a chain, whose backlog is kept: {silent}")
+        self.writer = RoundWriter(self.run, self.config.federation.keep_rounds, self._log_round)
+
+    def adapters(self) -> dict[str, str]:
+        """Digests of the cohort adapters."""
+        return {cohort: digest(state) for cohort, state in sorted(self.states.items())}
+
+    def log_event(self, kind: str, body: dict[str, Any]) -> None:
+        """Sign and send an event of the coordinator."""
+        self.submit([self.event(kind, body)])
+
+    def submit(self, envelopes: list[dict[str, Any]]) -> None:
+        """Send events to the ledger actor without waiting for it."""
+        began = time.perf_counter()
+        self.ledger.submit.remote(envelopes)
+        self.ledger_seconds += time.perf_counter() - began
+
+    def event(self, kind: str, body: dict[str, Any]) -> dict[str, Any]:
+        """An event that the coordinator signs."""
+        return make_event(self.identity, self.id, kind, body)
+
+    def ask_ledger(self, method: str, *args: Any) -> Any:
+        """Call a method of the ledger actor and wait. Raises TrustChainError where it cannot do it."""
+        try:
+            return calls.get(getattr(self.ledger, method).remote(*args))
+        except (RayTaskError, LedgerError) as error:
+            raise TrustChainError(f"the ledger cannot work: {reason_of(error)}") from None
+
+    def gather(self, method: str, *args: Any, names: Collection[str] | None = None) -> dict[str, Any]:
+        """Call a method of every organization (or those named); answers by name.
+
+        Raises
+        ------
+        TrustChainError
+            The first failure, with the organization's name.
+        """
+        asked = {n: m for n, m in self.members.items() if names is None or n in names}
+        refs = {name: member.call(method, *args) for name, member in asked.items()}
+        answers = {}
+        for name, ref in refs.items():
+            try:
+                answers[name] = self.answer(name, ref)
+            except TrustChainError:
+                calls.wait(list(refs.values()), 30)  # let the others end quietly
+                raise
+        return answers
+
+    @staticmethod
+    def answer(name: str, reference: Any) -> Any:
+        """Wait for an organization's answer. Raises TrustChainError with its name."""
+        try:
+            return calls.get(reference)
+        except (RayActorError, RayTaskError, LedgerError) as error:
+            raise TrustChainError(f"organization {name!r}: {reason_of(error)}") from None
+
+    def checkpoint(self, number: int, data: bytes | None = None, replay: str | None = None) -> dict[str, Any]:
+        """CHECKPOINT of a round's `round.json`; `replay` is the removal that wrote it again."""
+        file = f"rounds/{number:04d}/round.json"
+        data = data if data is not None else (self.run.path / file).read_bytes()
+        extra = {"replay": replay} if replay else {}
+        return self.event("CHECKPOINT", {"round": number, "file": file, "digest": sha256_hex(data), **extra})
+
+    def environments(self) -> dict[str, dict[str, str]]:
+        """Hardware class of every organization that has registered in this process; else as the run began."""
+        if not self.registrations:
+            return {n: self.manifest["environments"][n] for n in self.names}
+        return {n: r["worker"]["environment"] for n, r in self.registrations.items()}
+
+    def rate_of(self, organization: str, cohort: str) -> float:
+        """Sampling rate of a member, as its records are now."""
+        return sampling_rate(self.config.training, self.counts[organization][cohort])
+
+    def memory(self) -> dict[str, dict[str, int]]:
+        """Memory of each organization's workers in bytes; who does not answer is left out."""
+        refs = {n: self.members[n].call("memory") for n in self.names if n not in self.late}
+        done, _ = ray.wait(list(refs.values()), num_returns=len(refs), timeout=30)
+        answers = {}
+        for name, ref in refs.items():
+            with contextlib.suppress(RayActorError, RayTaskError):
+                if ref in done:
+                    answers[name] = ray.get(ref)
+        return answers
+
+    def close(self) -> None:
+        """Let go of the run's files, where this process holds them."""
+        with contextlib.suppress(Exception):
+            self.writer.close()
+        if self.local and self.ledger is not None:
+            self.ask_ledger("close")
+
+    def _start_members(self) -> None:
+        leaving = self.amended.unfinished.left if self.amended.unfinished is not None else []
+        names = sorted({*self.names, *leaving})
+        if self.local:
+            made = [Member(n, calls.Local(Organization(self.config, n, self.id)), False) for n in names]
+        else:
+            self.base = prepare_base(self.config, self.run, self.progress)
+            made = start_members(self.config, self.id, names)
+        self.members = {member.name: member for member in made}
+
+    def _find_offline(self) -> None:
+        """Who does not answer now; the others forget removals that were cut short before the coordinator knew."""
+        calls_out = {n: member.call("reconcile", self.amended.known) for n, member in self.members.items()}
+        end = time.monotonic() + min(ONLINE_S, self.config.federation.deadline_s)
+        for name, call in calls_out.items():
+            try:
+                calls.get(call, max(0.0, end - time.monotonic()))
+            except (GetTimeoutError, RayActorError):
+                self.offline.add(name)
+                self.progress(f"{name} does not answer: going on without it as far as that is possible")
+            except RayTaskError as error:
+                raise TrustChainError(f"organization {name!r}: {reason_of(error)}") from None
+
+    def _agree(self, shapes: dict[str, tuple[int, ...]]) -> None:
+        """Frozen and initial tensors, and the manifest: made once, afterwards only compared."""
+        lora, head = self.config.model.lora, next(iter(self.registrations.values()))["worker"]["head"]
+        if not self.resumed:
+            self.fresh = {**fresh_adapter(shapes, self.config.run.key, "frozen", lora.rank, lora.form), **head}
+            self.initial = self.form.initial(self.fresh, lora.rank)
+        config_digest = sha256_hex((self.run.path / "config.yaml").read_bytes())
+        manifest = build_manifest(
+            self.config,
+            self.id,
+            config_digest,
+            self.cohorts,
+            self.registrations,
+            self.fresh,
+            self.initial,
+            manifest_entry(self.config, self.records, self.schedule),
+        )
+        if self.resumed:
+            self.amended.check(self.counts, str(self.run.path))
+            check_same(self.manifest, manifest, str(self.run.path), bool(self.amended.known))
+        else:
+            (self.run.path / "rounds" / "0000").mkdir(exist_ok=True)
+            save_tensors(self.run.path / FROZEN, self.fresh)
+            save_tensors(self.run.path / INITIAL, self.initial)
+            documents = {n: r["document"] for n, r in self.registrations.items()}
+            for name, document in {**documents, COORDINATOR: public_document(self.identity)}.items():
+                self.run.write_json(f"identities/{name}.json", document)
+            self.run.write_json("manifest.json", manifest)  # last: it marks a run that can be resumed
+            self.manifest = manifest
+
+    def _log_setup(self) -> None:
+        """Registrations and the manifest; sent again at a resume, which changes nothing."""
+        events = [self.event("REGISTER", self._registration(COORDINATOR, public_document(self.identity)))]
+        bodies = {n: self._registration(n, r["document"]) for n, r in self.registrations.items()}
+        signed = {n: self.members[n].call("sign_event", "REGISTER", body) for n, body in bodies.items()}
+        events += [ray.get(signed[n]) for n in self.names]
+        data = (self.run.path / "manifest.json").read_bytes()
+        body = {"manifest": sha256_hex(data), "config": self.manifest["config"], "frozen": self.manifest["frozen"]}
+        events.append(self.event("RUN_MANIFEST", body))
+        if not self.amended.known:  # later generations are logged by the removals that made them
+            events += [event for signed in self.gather("shard_events", 0).values() for event in signed]
+        refused = self.ask_ledger("submit", events)
+        if refused:
+            raise TrustChainError(f"the ledger refused the registration: {'; '.join(refused)}")
+
+    def _registration(self, name: str, document: dict[str, str]) -> dict[str, Any]:
+        file = (self.run.path / "identities" / f"{name}.json").read_bytes()
+        return {
+            "organization": name,
+            "key_id": document["key_id"],
+            "public_key": document["public_key"],
+            "document": sha256_hex(file),
+        }
+
+    def _load_rounds(self, write: bool = True) -> None:
+        """The states after the last finished round; the events of all rounds are sent to the log again."""
+        self.states = dict.fromkeys(self.cohorts, self.initial)
+        finished = self.run.finished_rounds()
+        for number in finished:
+            content = self.run.read_json(f"rounds/{number:04d}/round.json")
+            if write:
+                self.submit([*content["events"], self.checkpoint(number, replay=content.get("replay"))])
+            self._recall(content["events"])
+        if finished:
+            self.finished = finished[-1]
+            content = self.run.read_json(f"rounds/{self.finished:04d}/round.json")
+            for cohort in list(self.cohorts):
+                if cohort in self.amended.withdrawn:
+                    del self.states[cohort]
+                    continue
+                path = self.run.path / adapter_file(self.finished, cohort)
+                self.states[cohort] = load_tensors(path)
+                if digest(self.states[cohort]) != content["adapters"][cohort]:
+                    raise TrustChainError(f"{path} was changed after round {self.finished}; restore it before resuming")
+
+    def _recall(self, envelopes: list[dict[str, Any]]) -> None:
+        """What a finished round showed, from its own events."""
+        statements = [statement_of(envelope) for envelope in envelopes]
+        decided = [s for s in statements if s["type"] == "DECISION"]
+        # a settlement that a removal made again stands last, and counts
+        self.settlement.note({s["organization"]: Fraction(s["body"]["effort"]) for s in decided})
+        for statement in statements:
+            if statement["type"] == "REWARD_SETTLEMENT":
+                self.settlement.recall(statement["body"])
+
+    def _schedule(self) -> Schedule | None:
+        settings = self.config.federation
+        if settings.participation != "file":
+            return None
+        return load_schedule(self.config.participation.schedule, self.registered, settings.rounds)
+
+    def _log_round(self, finished: FinishedRound, data: bytes) -> None:
+        self.submit([*finished.events, self.checkpoint(finished.number, data)])
+
+    def _records(self, organization: str, cohort: str) -> int:
+        return self.counts[organization][cohort]
+
+
+def reason_of(error: Exception) -> str:
+    """The cause of a remote failure in one line."""
+    cause = getattr(error, "cause", None) or error
+    lines = [line for line in str(cause).strip().splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(cause).__name__
