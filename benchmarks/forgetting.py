@@ -3,6 +3,7 @@
     python -m benchmarks.forgetting exactness          # 100 random forget sets on a tiny model
     python -m benchmarks.forgetting cost               # share of the steps and of the time of training again
     python -m benchmarks.forgetting quickstart         # the shipped quickstart: a person, and an organization
+    python -m benchmarks.forgetting tofu               # beside approximate methods; needs TRUSTCHAIN_DATA and _BASE
 
 Each figure is added to `benchmarks/results/forgetting.json` as it is measured; what the file holds is not measured
 again unless `--fresh` is given.
@@ -221,9 +222,12 @@ def quickstart(done: dict[str, Any], save: Callable[[], None]) -> None:
 
 def main() -> None:
     arguments = parser("forgetting", __doc__)
-    arguments.add_argument("part", choices=["exactness", "cost", "quickstart"])
+    arguments.add_argument("part", choices=["exactness", "cost", "quickstart", "tofu"])
     arguments.add_argument("--count", type=int, default=100, help="forget sets (exactness)")
     arguments.add_argument("--repeats", type=int, default=5, help="removals of each layout (cost)")
+    arguments.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="keys (tofu)")
+    arguments.add_argument("--work", type=Path, help="folder of the runs, which are kept (tofu; default: runs/)")
+    arguments.add_argument("--tiny", action="store_true", help="so small that the figures mean nothing (tofu)")
     arguments.add_argument("--fresh", action="store_true", help="measure everything again")
     options = arguments.parse_args()
     result: dict[str, Any] = json.loads(options.out.read_text()) if options.out.exists() else {}
@@ -234,6 +238,12 @@ def main() -> None:
         held = json.loads(options.out.read_text()) if options.out.exists() else {}
         write(options.out, {**held, options.part: done})
 
+    if options.part == "tofu":  # its commands start Ray by themselves
+        from benchmarks.forgetting_tofu import tofu_part, tofu_table
+
+        tofu_part(done, save, options.seeds, options.work, options.tiny)
+        print(tofu_table(done))
+        return
     with ExitStack() as stack:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         ray.init(
