@@ -158,6 +158,7 @@ def test_zero_3_really_partitions(ranks: list[dict[str, dict[str, Any]]]) -> Non
     assert ranks[0]["zero3"]["memory"]["resident"] > 0
 
 
+@pytest.mark.long
 def test_a_bfloat16_base_keeps_a_float32_adapter(tmp_path: Path) -> None:
     base, todo = base_of(tiny()), {}
     for stage in (2, 3):
@@ -225,6 +226,7 @@ def check_trained(trained: Trained, config: Config, seed: int) -> None:
     assert trained.records == 8
 
 
+@pytest.mark.long
 def test_a_worker_group_of_two_ranks_trains(cluster: None) -> None:
     config = on_two_ranks()
     group = WorkerGroup(config, base_of(config), "clinic")

@@ -78,6 +78,7 @@ def test_a_run_on_both_chains_and_what_a_stranger_checks(
     assert "adapter_model.safetensors" in out
 
 
+@pytest.mark.long
 def test_a_run_whose_chains_are_down_is_finished_and_drained_later(
     alone: Any, config: str, finished: dict[str, Any], node: Anvil, consortium: Consortium, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 SHORT = ["federation.rounds=1", "federation.local_steps=2", "model.made.warmup_steps=2", "federation.baselines=[]"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_quickstart_runs_as_a_ray_job(command: Any, tmp_path: Path) -> None:
     environment = command.environment(shared=False)
     with ray_head(environment, 5, dashboard=True) as head:

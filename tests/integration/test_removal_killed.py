@@ -10,7 +10,7 @@ import pytest
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stride", [17, pytest.param(1, marks=pytest.mark.long)])
+@pytest.mark.parametrize("stride", [29, pytest.param(1, marks=pytest.mark.long)])
 def test_killed_before_a_write_and_gone_on_with(
     command: Any, finished: dict[str, Any], tmp_path: Path, stride: int
 ) -> None:

@@ -25,8 +25,14 @@ from trustchain_ray.run_directory import RunDirectory
         (["fly"], 2, "invalid choice"),
         (["train", "--no-such-flag"], 2, "unrecognized"),
         (["train", "-c", "CONFIG", "data.train=absent.jsonl"], 1, "absent.jsonl"),
-        (["train", "-c", "CONFIG", "model.base=/no/such/folder", "resources.mode=pooled"], 1, "/no/such/folder"),
-        (["train", "-c", "CONFIG", "model.lora.targets=[wings]", "resources.mode=pooled"], 1, "wings"),
+        pytest.param(
+            ["train", "-c", "CONFIG", "model.base=/no/such/folder", "resources.mode=pooled"], 1, "/no/such/folder",
+            marks=pytest.mark.long,
+        ),
+        pytest.param(
+            ["train", "-c", "CONFIG", "model.lora.targets=[wings]", "resources.mode=pooled"], 1, "wings",
+            marks=pytest.mark.long,
+        ),
     ],
 )
 def test_one_clear_message(

@@ -20,7 +20,7 @@ POOLED = ["resources.mode=pooled", "federation.rounds=2", "training.threads=1"]
     [
         pytest.param(["model.lora.form=fedavg"], marks=pytest.mark.long),
         pytest.param(["model.lora.form=svd", "model.lora.ranks={beta: 2}"], marks=pytest.mark.long),
-        ["model.lora.form=flora", "model.lora.ranks={beta: 6}"],
+        pytest.param(["model.lora.form=flora", "model.lora.ranks={beta: 6}"], marks=pytest.mark.long),
         [
             "federation.cohorts=by_shard",
             "federation.shards_per_organization=2",

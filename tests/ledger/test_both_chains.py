@@ -32,12 +32,15 @@ def consortium(tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_at_every_step_nothing_is_lost_and_nothing_is_there_twice(node, consortium, tmp_path):
+@pytest.mark.parametrize("stride", [6, pytest.param(2, marks=pytest.mark.long)])
+def test_killed_at_every_step_nothing_is_lost_and_nothing_is_there_twice(node, consortium, tmp_path, stride):
     drill = [sys.executable, str(Path(__file__).with_name("crash_drill.py")), str(tmp_path), node.url]
     chain = [str(consortium.profile()), str(consortium.user())]
     children = [
-        subprocess.Popen([*drill, *chain, str(first), "2"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for first in (0, 1)
+        subprocess.Popen(
+            [*drill, *chain, str(first), str(stride)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for first in (0, stride // 2)
     ]
     for child in children:
         out, err = child.communicate(timeout=280)
