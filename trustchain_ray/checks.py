@@ -1,5 +1,6 @@
 """Checks on an update before it is merged: who signed it, for which round, and whether it is sound."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,24 @@ def check_decision(envelope: dict[str, Any], organization: str, number: int, key
         raise Refused(f"decision: signed as {event.type} of {event.organization} in run {event.run}")
     if event.body["round"] != number:
         raise Refused(f"decision: signed for round {event.body['round']}")
+
+
+def check_original(update: Update, update_digest: str, accepted: Mapping[str, str]) -> None:
+    """Refuse a copy of another member's update of the same round: a free rider's.
+
+    Parameters
+    ----------
+    update_digest : its digest, as signed and checked.
+    accepted : digests of the updates that the cohort has accepted in this round, by organization.
+
+    Raises
+    ------
+    Refused
+        Naming whose update it is. Updates that change nothing are alike without being copied.
+    """
+    for name, other in accepted.items():
+        if other == update_digest and update.update.buffer.any():
+            raise Refused(f"it is the update of {name}, bit for bit: a copy brings nothing and is not paid for")
 
 
 def check_spend(envelope: dict[str, Any], organization: str, number: int, keys: dict[str, str], run: str) -> None:

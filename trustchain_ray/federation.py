@@ -12,7 +12,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from ledger.canonical import sha256_hex
 from trustchain_ray.adapter import Layout, Tensors, digest, serialise
 from trustchain_ray.assembly import Assembly, reason_of
-from trustchain_ray.checks import Refused, check_decision, check_spend, check_update
+from trustchain_ray.checks import Refused, check_decision, check_original, check_spend, check_update
 from trustchain_ray.compare import collect, mean_scores
 from trustchain_ray.errors import TrustChainError
 from trustchain_ray.initial import fresh_adapter
@@ -175,6 +175,7 @@ class Federation(Assembly):
                     self.config.trust.max_update_norm,
                     unit * self.config.federation.local_steps,
                 )
+                check_original(update, update_digest, cohort.digests)
             except Refused as refused:
                 cohort_name = str(update.cohort)[:100]
                 body = {"round": number, "organization": name, "cohort": cohort_name, "reason": str(refused)}

@@ -11,7 +11,7 @@ import pytest
 from ledger.events import make_event
 from ledger.identity import Identity, load_or_create
 from trustchain_ray.adapter import Layout, Tensors, digest
-from trustchain_ray.checks import Refused, check_update
+from trustchain_ray.checks import Refused, check_original, check_update
 from trustchain_ray.organization import CohortTask, Update
 from trustchain_ray.worker import Packed
 
@@ -173,3 +173,14 @@ def test_a_reason_is_short_whatever_the_sender_wrote(north: Identity, tensors: T
     with pytest.raises(Refused, match="replayed") as caught:
         examine(signed(north, tensors, cohort="x" * 60_000), north, tensors)
     assert len(str(caught.value)) < 600
+
+
+def test_a_copied_update_is_refused_and_an_empty_one_is_nobodys_copy(north: Identity, tensors: Tensors):
+    update = signed(north, tensors)
+    said = digest(tensors)
+    check_original(update, said, {})
+    check_original(update, said, {"south": "00" * 32})
+    with pytest.raises(Refused, match="it is the update of south, bit for bit"):
+        check_original(update, said, {"south": said})
+    nothing = {name: np.zeros_like(tensor) for name, tensor in tensors.items()}
+    check_original(signed(north, nothing), digest(nothing), {"south": digest(nothing)})
