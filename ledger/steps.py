@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from ledger.audit import Skip
+from ledger.audit import Fault, Skip
 from ledger.errors import LedgerError
 from ledger.report import Check, Report
 
@@ -18,11 +18,13 @@ State = TypeVar("State", bound=_Noted)
 
 @dataclass(frozen=True)
 class Step(Generic[State]):
-    """A step: its name, what it does, and what is known once it is in order."""
+    """A step: its name, what it does, what is known once it is in order, and the file that it is mainly about (empty:
+    the target itself)."""
 
     name: str
     run: Callable[[State], str]
     shows: str
+    about: str = ""
 
 
 def go_through(
@@ -30,7 +32,7 @@ def go_through(
 ) -> None:
     """Run the steps on a state and write the report; ``notes`` of the state is what a step could not check."""
     for number, step in enumerate(steps):
-        check = _outcome(step, state, report.target)
+        check = _outcome(step, state, step.about or report.target)
         report.checks.append(check)
         if check.status == "ok":
             report.checked.append(step.shows)
@@ -50,7 +52,10 @@ def _outcome(step: Step[State], state: State, file: str) -> Check:
         return Check(step.name, "ok", step.run(state))
     except Skip as skip:
         return Check(step.name, "skipped", str(skip))
+    except Fault as fault:
+        return Check(step.name, "fail", str(fault), fault.file)
     except LedgerError as error:
         return Check(step.name, "fail", str(error), file)
     except Exception as error:  # whatever garbage may still set off is a finding about the file
-        return Check(step.name, "fail", f"cannot be checked: {type(error).__name__}: {error}", file)
+        about = f"{step.about}: " if step.about else ""
+        return Check(step.name, "fail", f"{about}cannot be checked: {type(error).__name__}: {error}", file)

@@ -6,7 +6,6 @@ Needs neither Ray nor torch, and changes no file of the run.
 import contextlib
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from ledger import (
@@ -19,54 +18,44 @@ from ledger import (
     verify_removals,
     verify_trust,
 )
-from ledger.audit import Audit, Fault, Options, Skip
+from ledger.audit import Audit, Options
 from ledger.errors import LedgerError
 from ledger.private import PrivateChain
 from ledger.report import Check, Report
+from ledger.steps import Step, go_through
 
-
-@dataclass(frozen=True)
-class Step:
-    """A step: its name, the file it is mainly about, what it does, and what is known once it is in order."""
-
-    name: str
-    about: str
-    run: Callable[[Audit], str]
-    shows: str
-
-
-STEPS = [
-    Step("seal", layout.SEAL, verify_files.check_seal,
-         "the files are those with which the coordinator closed the run"),
-    Step("log", layout.LOG, verify_log.check_log,
-         "every event is signed by who states it, and has its place in the log"),
-    Step("manifest", layout.MANIFEST, verify_files.check_manifest,
-         "manifest and configuration are those with which the run began"),
-    Step("identities", layout.IDENTITIES, verify_files.check_identities,
-         "the identity documents are those that were registered"),
-    Step("keys", layout.LOG, verify_trust.check_keys,
-         "the keys belong to the organizations that they name"),
-    Step("links", layout.LOG, verify_log.check_links,
-         "every merge took only updates that members signed, each on the adapter before it"),
-    Step("rounds", "rounds", verify_files.check_rounds,
-         "the adapters of the rounds are those that were logged"),
-    Step("model", layout.MODEL, verify_files.check_model,
-         "the model is the one that was released"),
-    Step("tree heads", layout.ANCHORS, verify_anchors.check_heads,
-         "the log only grew from one signed checkpoint to the next"),
-    Step("witnesses", layout.ANCHORS, verify_anchors.check_witnesses,
-         "other organizations saw the same log"),
-    Step("anchors", layout.BLOCKS, verify_anchors.check_anchors,
-         "the public chain has the checkpoints"),
-    Step("private chain", layout.PRIVATE, verify_private.check_private,
-         "the organizations' private chain holds the same log"),
-    Step("certificates", layout.CERTIFICATES, verify_removals.check_certificates,
-         "every removal that was executed has a certificate, and it holds"),
+STEPS: list[Step[Audit]] = [
+    Step("seal", verify_files.check_seal,
+         "the files are those with which the coordinator closed the run", layout.SEAL),
+    Step("log", verify_log.check_log,
+         "every event is signed by who states it, and has its place in the log", layout.LOG),
+    Step("manifest", verify_files.check_manifest,
+         "manifest and configuration are those with which the run began", layout.MANIFEST),
+    Step("identities", verify_files.check_identities,
+         "the identity documents are those that were registered", layout.IDENTITIES),
+    Step("keys", verify_trust.check_keys,
+         "the keys belong to the organizations that they name", layout.LOG),
+    Step("links", verify_log.check_links,
+         "every merge took only updates that members signed, each on the adapter before it", layout.LOG),
+    Step("rounds", verify_files.check_rounds,
+         "the adapters of the rounds are those that were logged", "rounds"),
+    Step("model", verify_files.check_model,
+         "the model is the one that was released", layout.MODEL),
+    Step("tree heads", verify_anchors.check_heads,
+         "the log only grew from one signed checkpoint to the next", layout.ANCHORS),
+    Step("witnesses", verify_anchors.check_witnesses,
+         "other organizations saw the same log", layout.ANCHORS),
+    Step("anchors", verify_anchors.check_anchors,
+         "the public chain has the checkpoints", layout.BLOCKS),
+    Step("private chain", verify_private.check_private,
+         "the organizations' private chain holds the same log", layout.PRIVATE),
+    Step("certificates", verify_removals.check_certificates,
+         "every removal that was executed has a certificate, and it holds", layout.CERTIFICATES),
 ]  # fmt: skip
 """Each may rely on those before it."""
 
-OWN_MODEL = Step("your model", layout.MODEL, verify_files.check_own_model,
-                 "the model that you have is the released one")  # fmt: skip
+OWN_MODEL = Step("your model", verify_files.check_own_model,
+                 "the model that you have is the released one", layout.MODEL)  # fmt: skip
 
 
 def verify_run(
@@ -124,7 +113,7 @@ def verify_run(
                 return report
         own = Path(model) if model is not None else None
         audit = Audit(path, Options(partial, trust, own, min_witnesses, min_auditors, rpc_url, fabric))
-        _go_through(STEPS + [OWN_MODEL] * (own is not None), audit, report, on_check)
+        go_through(STEPS + [OWN_MODEL] * (own is not None), audit, report, on_check)
     return report
 
 
@@ -134,34 +123,3 @@ def unpacked(path: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="trustchain-bundle-") as folder:
         bundle.unpack(path, folder)
         yield Path(folder)
-
-
-def _go_through(steps: list[Step], audit: Audit, report: Report, on_check: Callable[[Check], None] | None) -> None:
-    for number, step in enumerate(steps):
-        check = _outcome(step, audit)
-        report.checks.append(check)
-        if check.status == "ok":
-            report.checked.append(step.shows)
-        elif check.status == "skipped":
-            report.not_checked.append(f"{step.shows}: {check.detail}")
-        report.not_checked += audit.notes
-        audit.notes.clear()
-        if on_check is not None:
-            on_check(check)
-        if check.status == "fail":
-            report.not_checked += [later.shows for later in steps[number + 1 :]]
-            return
-
-
-def _outcome(step: Step, audit: Audit) -> Check:
-    try:
-        return Check(step.name, "ok", step.run(audit))
-    except Skip as skip:
-        return Check(step.name, "skipped", str(skip))
-    except Fault as fault:
-        return Check(step.name, "fail", str(fault), fault.file)
-    except LedgerError as error:
-        return Check(step.name, "fail", str(error), step.about)
-    except Exception as error:  # whatever garbage in a file may still set off is a finding about that file
-        detail = f"{step.about}: cannot be checked: {type(error).__name__}: {error}"
-        return Check(step.name, "fail", detail, step.about)

@@ -21,21 +21,27 @@ class Refused(Exception):
 
 
 def check_decision(envelope: dict[str, Any], organization: str, number: int, keys: dict[str, str], run: str) -> None:
-    """Refuse a decision that the organization did not sign for this round.
+    """Refuse a decision that the organization did not sign for this round. Raises Refused with the reason."""
+    _check_own("decision", "DECISION", envelope, organization, number, keys, run)
 
-    Raises
-    ------
-    Refused
-        With the reason.
-    """
+
+def check_spend(envelope: dict[str, Any], organization: str, number: int, keys: dict[str, str], run: str) -> None:
+    """Refuse a statement beside the updates that is not the organization's own PRIVACY_SPEND of this round. Raises
+    Refused with the reason."""
+    _check_own("privacy spend", "PRIVACY_SPEND", envelope, organization, number, keys, run)
+
+
+def _check_own(
+    what: str, kind: str, envelope: dict[str, Any], organization: str, number: int, keys: dict[str, str], run: str
+) -> None:
     try:
         event = read_event(envelope, keys)
     except LedgerError as error:
-        raise Refused(f"decision: {error}") from None
-    if (event.type, event.run, event.organization) != ("DECISION", run, organization):
-        raise Refused(f"decision: signed as {event.type} of {event.organization} in run {event.run}")
-    if event.body["round"] != number:
-        raise Refused(f"decision: signed for round {event.body['round']}")
+        raise Refused(f"{what}: {error}") from None
+    if (event.type, event.run, event.organization) != (kind, run, organization):
+        raise Refused(f"{what}: signed as {event.type} of {event.organization} in run {event.run}")
+    if event.round != number:
+        raise Refused(f"{what}: signed for round {event.round}")
 
 
 def check_original(update: Update, update_digest: str, accepted: Mapping[str, str]) -> None:
@@ -54,22 +60,6 @@ def check_original(update: Update, update_digest: str, accepted: Mapping[str, st
     for name, other in accepted.items():
         if other == update_digest and update.update.buffer.any():
             raise Refused(f"it is the update of {name}, bit for bit: a copy brings nothing and is not paid for")
-
-
-def check_spend(envelope: dict[str, Any], organization: str, number: int, keys: dict[str, str], run: str) -> None:
-    """Refuse a statement beside the updates that is not the organization's own PRIVACY_SPEND of this round.
-
-    Raises
-    ------
-    Refused
-        With the reason.
-    """
-    try:
-        event = read_event(envelope, keys)
-    except LedgerError as error:
-        raise Refused(f"privacy spend: {error}") from None
-    if (event.type, event.run, event.organization) != ("PRIVACY_SPEND", run, organization) or event.round != number:
-        raise Refused(f"privacy spend: signed as {event.type} of {event.organization} for round {event.round}")
 
 
 def check_update(

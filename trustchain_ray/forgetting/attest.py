@@ -15,6 +15,7 @@ from trustchain_ray.errors import TrustChainError, UsageError
 from trustchain_ray.federation import Federation
 from trustchain_ray.forgetting.outcome import Finding
 from trustchain_ray.forgetting.standing import Recorded
+from trustchain_ray.forgetting.unlearn import seal_again
 from trustchain_ray.manifest import program_digest
 from trustchain_ray.run_directory import RunDirectory
 
@@ -146,8 +147,5 @@ class Attester:
                 federation.run.write(file, publish_from(federation.run.path, data, federation.identity))
             except LedgerError as error:
                 raise TrustChainError(str(error)) from None
-        if (federation.run.path / "result.json").is_file():
-            status = federation.ask_ledger("finish", [], federation.witnesses)
-            if status["pending"]:
-                raise TrustChainError(f"the log could not be completed: {status}; run the same command again")
+        seal_again(federation)
         return results

@@ -1,14 +1,9 @@
 """What can be removed from a run: organizations and subjects with their numbers of records."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from trustchain_ray.config_files import load_config
-from trustchain_ray.custody import Custody, custody_folder
-from trustchain_ray.data import load_holdings, organization_names
-from trustchain_ray.forgetting.amendments import Amendments
-from trustchain_ray.run_directory import RunDirectory
+from trustchain_ray.evaluate.standing import read_standing
 
 
 def listing(folder: str, progress: Callable[[str], None]) -> dict[str, Any]:
@@ -21,17 +16,10 @@ def listing(folder: str, progress: Callable[[str], None]) -> dict[str, Any]:
     dict
         `organizations` by name (`records`, `subjects`), `subjects` by id (`records`, `organizations`).
     """
-    run = RunDirectory(Path(folder))
-    config = load_config([str(run.path / "config.yaml")], [])
-    identifier = run.read_json("manifest.json")["run"]
-    amended = Amendments.read(run)
+    run = read_standing(folder, progress)
     organizations: dict[str, dict[str, int]] = {}
     subjects: dict[str, dict[str, Any]] = {}
-    for name in organization_names(config):
-        if name in amended.left:
-            continue
-        custody = Custody(custody_folder(config, identifier), identifier, name)
-        held = custody.kept(custody.held(load_holdings(config, name)))
+    for name, held in run.holdings.items():
         records = [*held.train, *held.test]
         organizations[name] = {"records": len(records), "subjects": len({record.subject for record in records})}
         for record in records:

@@ -212,7 +212,7 @@ class _Verb:
     def _finish(self, federation: Federation, job: Job) -> None:
         said = Said(self.old_model)
         job = carry_out(federation, job, self.progress, self.evaluate, said)
-        _close(federation)
+        seal_again(federation)
         job = job.at(self.run, DONE)  # after the seal: a removal that is done leaves nothing to do
         self.result = {**result_of(federation, job), "asked": said.rows}
 
@@ -292,7 +292,7 @@ def _rewrite_result(federation: Federation, job: Job, scores: dict[str, Any]) ->
         federation.run.write("result.json", (json.dumps(said, indent=2) + "\n").encode())
 
 
-def _close(federation: Federation) -> None:
+def seal_again(federation: Federation) -> None:
     """Seal a run that was complete; leave one that is to be resumed as it is."""
     path = federation.run.path / "result.json"
     if path.is_file():
