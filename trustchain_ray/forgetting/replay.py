@@ -14,6 +14,7 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from trustchain_ray.adapter import Tensors, digest, load_tensors, save_tensors
 from trustchain_ray.assembly import reason_of
+from trustchain_ray.checks import Refused
 from trustchain_ray.errors import TrustChainError
 from trustchain_ray.federation import CohortRound, Federation
 from trustchain_ray.forgetting.job import REPLAYED, Job
@@ -117,13 +118,19 @@ def _replay_round(federation: Federation, job: Job, number: int, active: list[st
             if not done:
                 raise TrustChainError(f"no answer within {federation.config.federation.deadline_s:g} s")
             reply: Reply = ray.get(done[0])
-        except (RayActorError, RayTaskError, TrustChainError) as error:
+            events += federation.accept_updates(number, name, reply, rounds)
+        except (RayActorError, RayTaskError, TrustChainError, Refused) as error:
             raise TrustChainError(
                 f"organization {name!r} did not replay round {number}: {reason_of(error)}. {', '.join(active)} stay "
                 f"withdrawn; go on when it is back: trustchain unlearn {federation.run.path}"
             ) from None
-        events += federation.accept_updates(number, name, reply, rounds)
     for cohort in active:
+        held = {name for name in recorded[cohort] if federation.counts[name][cohort]}  # without records: no update
+        if missing := sorted(held - set(rounds[cohort].accepted)):
+            raise TrustChainError(
+                f"round {number} of {cohort} cannot be replayed without an accepted update of {', '.join(missing)}, "
+                f"which took part; {', '.join(active)} stay withdrawn: trustchain unlearn {federation.run.path}"
+            )
         body = federation.merge(number, cohort, rounds[cohort])
         events.append(federation.event("MERGE", {**body, "replay": job.removal}))
     write_round(federation, job, number, active, before, rounds, events)

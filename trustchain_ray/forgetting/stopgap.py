@@ -4,6 +4,8 @@ import time
 from collections.abc import Callable
 
 from ledger.removal import TRAIN
+from trustchain_ray.checks import Refused
+from trustchain_ray.errors import TrustChainError
 from trustchain_ray.federation import CohortRound, Federation
 from trustchain_ray.forgetting.holder import Taken
 from trustchain_ray.forgetting.job import REPLAYED, Job
@@ -29,7 +31,10 @@ def unlearn_approximately(federation: Federation, job: Job, progress: Progress) 
                 "unlearn", federation.terms_ref, number, tasks, job.removal, job.method, options
             )
             reply = federation.answer(name, call)
-            events += federation.accept_updates(number, name, reply, rounds)
+            try:
+                events += federation.accept_updates(number, name, reply, rounds)
+            except Refused as refused:
+                raise TrustChainError(f"organization {name!r}: its answer was refused: {refused}") from None
             steps += sum(len(update.losses) for update in reply.updates)
             progress(f"{job.method} at {name}: {steps} steps")
         for cohort in cohorts:
