@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -133,48 +134,75 @@ def forget_set(config: Config, draws: random.Random, name: str) -> tuple[Ask, li
     return Ask(RECORD, tuple(ids), organization), ids
 
 
+@dataclass(frozen=True)
+class Layout:
+    """A federation whose members are removed from: one worker trains it, so that time is work."""
+
+    organizations: int
+    shards: int
+    cohorts: str
+    scope: str
+    rounds: int = 10
+
+    def overrides(self) -> list[str]:
+        made = {"hidden": 192, "layers": 4, "heads": 4, "intermediate": 384}
+        return [
+            f"federation.cohorts={self.cohorts}", f"federation.shards_per_organization={self.shards}",
+            "resources.workers=1", *(f"model.made.{k}={v}" for k, v in made.items()),
+        ]  # fmt: skip
+
+
 LAYOUTS = {
-    "one": (4, ["federation.cohorts=one"], RECORD),
-    "by_shard, 8 shards": (4, ["federation.cohorts=by_shard", "federation.shards_per_organization=8"], RECORD),
-    "by_both, 7 x 4": (7, ["federation.cohorts=by_both", "federation.shards_per_organization=4"], RECORD),
-    "by_organization": (7, ["federation.cohorts=by_organization"], ORGANIZATION),
+    "one": Layout(4, 1, "one", RECORD, 40),
+    "by_shard, 4 x 8": Layout(4, 8, "by_shard", RECORD),
+    "by_both, 7 x 4": Layout(7, 4, "by_both", RECORD),
+    "by_organization, 7": Layout(7, 1, "by_organization", ORGANIZATION, 40),
 }
+STEPS, USES, BATCH = 25, 4, 8
 
 
 def cost(done: dict[str, Any], save: Callable[[], None], repeats: int) -> None:
-    """What a removal costs, of training again without the records, in one and the same process."""
-    for layout, (organizations, overrides, scope) in LAYOUTS.items():
-        for repeat in range(repeats):
-            if (name := f"{layout}/{repeat}") in done:
-                continue
-            with tempfile.TemporaryDirectory() as folder:
-                config = records(
-                    Path(folder) / "data", organizations, 120, f"cost-{repeat}", rate=0.02, rounds=20, steps=10
-                )
-                train(load(config, *overrides), f"{folder}/run", quiet)
-                draws = random.Random(f"{layout}{repeat}")
-                organization = draws.choice(organization_names(load(config)))
+    """What removals cost, one after the other from one run, of training again without all of them."""
+    for name, layout in LAYOUTS.items():
+        if name in done:
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            rate = USES / (layout.rounds * STEPS)  # each record is read so many times, on average
+            each = round(BATCH / rate / 2) * layout.shards
+            config = records(
+                Path(folder) / "data", layout.organizations, each, "cost", rate=rate, rounds=layout.rounds, steps=STEPS
+            )
+            run, overrides, draws = f"{folder}/run", layout.overrides(), random.Random(name)
+            train(load(config, *overrides), run, quiet)
+            names, gone, removals = organization_names(load(config)), list[str](), list[dict[str, float]]()
+            for organization in draws.sample(names, repeats):
                 record = draws.choice(load_holdings(load(config), organization).train).id
-                ask = Ask(RECORD, (record,), organization) if scope == RECORD else Ask(ORGANIZATION, (), organization)
+                whole = layout.scope == ORGANIZATION
+                ask = Ask(ORGANIZATION, (), organization) if whole else Ask(RECORD, (record,), organization)
+                gone.append(f"{organization}/*" if whole else record)
                 began = time.perf_counter()
-                result = unlearn(f"{folder}/run", [ask], "replay", quiet, evaluate=False)
-                seconds = time.perf_counter() - began
-                exclude = record if scope == RECORD else f"{organization}/*"
-                began = time.perf_counter()
-                fresh = train(load(config, *overrides, f"data.exclude=['{exclude}']"), f"{folder}/fresh", quiet)
-                again = time.perf_counter() - began
-                done[name] = {
-                    "equal": result["new_model_digest"] == fresh["model_digest"],
-                    "steps_share": result["steps_replayed"] / max(1, result["steps_total"]),
-                    "training_share": result["replayed_s"] / fresh["seconds"]["rounds"],
-                    "whole_share": seconds / again,
-                    "withdrawn_s": result["withdrawn_s"],
-                    "replayed_s": result["replayed_s"],
-                    "removal_s": seconds,
-                    "retraining_s": again,
-                }
-                print(f"{name:<24}{json.dumps(done[name])}", flush=True)
-                save()
+                result = unlearn(run, [ask], "replay", quiet, evaluate=False)
+                removals.append(
+                    {
+                        "steps_share": result["steps_replayed"] / result["steps_total"],
+                        "withdrawn_s": result["withdrawn_s"],
+                        "replayed_s": result["replayed_s"],
+                        "removal_s": time.perf_counter() - began,
+                    }
+                )
+                print(f"{name:<20}{json.dumps(removals[-1])}", flush=True)
+            began = time.perf_counter()
+            fresh = train(load(config, *overrides, f"data.exclude=[{','.join(gone)}]"), f"{folder}/fresh", quiet)
+            done[name] = {
+                "removed": layout.scope,
+                "records": each * layout.organizations,
+                "equal": result["new_model_digest"] == fresh["model_digest"],
+                "removals": removals,
+                "retraining_rounds_s": fresh["seconds"]["rounds"],
+                "retraining_s": time.perf_counter() - began,
+            }
+            print(f"{name:<20}equal {done[name]['equal']}, retraining {done[name]['retraining_s']:.0f} s", flush=True)
+            save()
 
 
 def quickstart(done: dict[str, Any], save: Callable[[], None]) -> None:
@@ -224,7 +252,7 @@ def main() -> None:
     arguments = parser("forgetting", __doc__)
     arguments.add_argument("part", choices=["exactness", "cost", "quickstart", "tofu"])
     arguments.add_argument("--count", type=int, default=100, help="forget sets (exactness)")
-    arguments.add_argument("--repeats", type=int, default=5, help="removals of each layout (cost)")
+    arguments.add_argument("--repeats", type=int, default=3, help="removals of each layout (cost)")
     arguments.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="keys (tofu)")
     arguments.add_argument("--work", type=Path, help="folder of the runs, which are kept (tofu; default: runs/)")
     arguments.add_argument("--tiny", action="store_true", help="so small that the figures mean nothing (tofu)")
@@ -264,12 +292,21 @@ def main() -> None:
 def cost_table(done: dict[str, Any]) -> str:
     """Medians by layout."""
     rows = []
-    for layout in LAYOUTS:
-        found = [row for name, row in done.items() if name.startswith(f"{layout}/")]
-        shares = [f"{statistics.median(row[k] for row in found):.1%}"
-                  for k in ("steps_share", "training_share", "whole_share")]  # fmt: skip
-        rows.append([layout, LAYOUTS[layout][2], *shares, f"{statistics.median(r['withdrawn_s'] for r in found):.2f}"])
-    return table(["cohorts", "removed", "steps", "training time", "whole time", "withdrawn after, s"], rows)
+    for name, found in done.items():
+        middle = {k: statistics.median(row[k] for row in found["removals"]) for k in found["removals"][0]}
+        rows.append(
+            [
+                name, found["removed"], f"{middle['steps_share']:.1%}",
+                f"{middle['replayed_s'] / found['retraining_rounds_s']:.1%}", f"{middle['withdrawn_s']:.2f}",
+                f"{middle['removal_s']:.1f}", f"{found['retraining_s']:.1f}",
+                f"{middle['removal_s'] / found['retraining_s']:.1%}", "yes" if found["equal"] else "NO",
+            ]
+        )  # fmt: skip
+    header = [
+        "cohorts", "removed", "steps", "training time", "withdrawn after, s", "removal, s", "training again, s",
+        "share", "equal bits",
+    ]  # fmt: skip
+    return table(header, rows)
 
 
 if __name__ == "__main__":

@@ -188,9 +188,9 @@ class _ForgetSet:
         return {name: score(self.engine, [q.row for q in group]) for name, group in self.groups.items()}
 
     def _relearn_target(self, model: Adapter) -> float:
-        """The loss of the whole model; a little more, since other batches round it in another way."""
+        """The loss of the whole model, and the slack."""
         load(self.engine, model.state)
-        return float(losses(score(self.engine, self.forget[: self.runs.scale.relearned])).mean()) + 1e-4
+        return float(losses(score(self.engine, self.forget[: self.runs.scale.relearned])).mean()) + self.relearning.slack
 
     def _relearn(self, state: AdapterState, target: float) -> RelearnTime:
         rows = self.forget[: self.runs.scale.relearned]

@@ -2,6 +2,8 @@
 
 import json
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,18 @@ pytestmark = pytest.mark.slow
 
 ORGANIZATIONS = ("alpha", "beta", "gamma")
 COMPLAINTS = {"cardiology": "a racing pulse", "neurology": "a numb hand", "urology": "flank pain"}
+REFUSING = """
+import sys
+from trustchain_ray import checks, cli, federation
+
+def refuse(update, organization, *others):
+    if organization == "alpha":
+        raise checks.Refused("as if it were forged")
+    return accept(update, organization, *others)
+
+accept, federation.check_update = federation.check_update, refuse
+sys.exit(cli.main(sys.argv[1:]))
+"""
 SHARED = "Patient 7 of nowhere has a rash. Department:"
 
 
@@ -158,6 +172,13 @@ def test_an_organization_leaves_and_a_killed_removal_is_gone_on_with(
     process.communicate()
     _, err = command.run("train", "--resume", run["run"], code=1)
     assert "removal 3 is not finished" in err
+    said = subprocess.run(
+        [sys.executable, "-c", REFUSING, "unlearn", run["run"]],
+        env=command.environment(), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert said.returncode == 1
+    assert "cannot be replayed without an accepted update of alpha" in said.stderr
+    assert "stay withdrawn" in said.stderr
     result = unlearn(command, run["run"])
     assert result["organizations_leaving"] == ["beta"]
     gone = ["beta/*", "traveller", "alpha-7", "gamma-4"]
