@@ -1,9 +1,10 @@
 """TOFU (https://arxiv.org/abs/2401.06121): exact removal beside approximate methods, and the price of isolation.
 
-Four organizations train on 180 of the fictitious authors; 20 of TOFU's retained ones are held out from everybody, for
-the membership attacks. The authors of forget01, forget05 and forget10 are removed from copies of each run by
-`trustchain unlearn`, and compared with runs that never had them. References of a seed are the retrained models of the
-other seeds: other keys, so other organizations, shards, orders and initial adapters.
+Four organizations train on 60 of the fictitious authors, the 20 of forget10 and 40 others, so that two cores are
+enough; 20 of TOFU's retained ones are held out from everybody, for the membership attacks. The authors of forget01,
+forget05 and forget10 are removed from copies of each run by `trustchain unlearn`, and compared with runs that never
+had them. References of a seed are the retrained models of the other seeds: other keys, so other organizations, shards,
+orders and initial adapters.
 
 The approximate methods work on the released (merged) model in one process, not cohort by cohort as
 `trustchain unlearn --method` does. Each gets the same grid of learning rates and epochs; the best by tug of war against
@@ -190,7 +191,8 @@ class _ForgetSet:
     def _relearn_target(self, model: Adapter) -> float:
         """The loss of the whole model, and the slack."""
         load(self.engine, model.state)
-        return float(losses(score(self.engine, self.forget[: self.runs.scale.relearned])).mean()) + self.relearning.slack
+        before = losses(score(self.engine, self.forget[: self.runs.scale.relearned]))
+        return float(before.mean()) + self.relearning.slack
 
     def _relearn(self, state: AdapterState, target: float) -> RelearnTime:
         rows = self.forget[: self.runs.scale.relearned]

@@ -40,20 +40,21 @@ Save = Callable[[], None]
 class Scale:
     """How much is trained and measured; the defaults are those of the checked-in result."""
 
-    rounds: int = 8
-    local_steps: int = 10
-    retained_authors: int = 160
+    rounds: int = 5
+    local_steps: int = 8
+    batch: int = 8
+    retained_authors: int = 40
     sets: tuple[str, ...] = tuple(SETS)
-    measured: int = 200  # most records of a forget set; the methods always get all of it
-    records: int = 100  # most of any other set
-    new_tokens: int = 128
+    measured: int = 80  # most records of a forget set; the methods always get all of it
+    records: int = 40  # most of any other set
+    new_tokens: int = 64
     relearned: int = 40
     relearn_steps: int = 50
     rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
     epochs: tuple[int, ...] = (2, 5)
 
 
-TINY = Scale(1, 2, 20, ("forget01",), 9, 9, 6, 6, 3, (1e-3,), (1,))
+TINY = Scale(1, 2, 16, 20, ("forget01",), 9, 9, 6, 6, 3, (1e-3,), (1,))
 
 
 class Runs:
@@ -98,8 +99,10 @@ class Runs:
                 f"data.test={self.data / 'world_facts_perturbed.jsonl'}", f"federation.rounds={self.scale.rounds}",
                 f"federation.local_steps={self.scale.local_steps}", "federation.cohorts=by_shard",
                 f"federation.shards_per_organization={SHARDS}", "federation.weights=equal",
-                f"training.sampling_rate={min(1.0, 16 * 4 * SHARDS / records):.6f}", "federation.baselines=[]",
-                "federation.personalization=none", "federation.evaluate_every=1000", *overrides, home=home,
+                f"training.batch_size={self.scale.batch}",
+                f"training.sampling_rate={min(1.0, self.scale.batch * 4 * SHARDS / records):.6f}",
+                "federation.baselines=[]", "federation.personalization=none", "federation.evaluate_every=1000",
+                *overrides, home=home,
             )  # fmt: skip
         self.note(f"seed {seed}/{name}", {"training_s": round(time.perf_counter() - began, 1)})
         return run
