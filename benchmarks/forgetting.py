@@ -31,7 +31,9 @@ from trustchain_ray.config_files import load_config
 from trustchain_ray.data import load_holdings, organization_names
 from trustchain_ray.forgetting.plan import Ask
 from trustchain_ray.forgetting.unlearn import unlearn
+from trustchain_ray.keys import derive
 from trustchain_ray.participation import SCHEDULE, recorded_schedule
+from trustchain_ray.sampling import inclusion_steps
 from trustchain_ray.train import train
 
 ROOT = Path(__file__).parents[1]
@@ -184,6 +186,20 @@ LAYOUTS = {
 STEPS, USES, BATCH = 12, 3, 8
 
 
+def expected_share(config: Config, layout: Layout) -> float:
+    """Mean share of all steps that the removal of one record replays, over all records."""
+    federation, shares = config.federation, list[float]()
+    cohorts = {"one": 1, "by_shard": layout.shards, "by_both": layout.organizations * layout.shards}[layout.cohorts]
+    for name in organization_names(config):
+        key = derive(config.run.key, "sampling", name)
+        for record in load_holdings(config, name).train:
+            total = federation.rounds * federation.local_steps
+            steps = inclusion_steps(key, record.id, config.training.sampling_rate, total)
+            before = steps[0] // federation.local_steps if steps else federation.rounds
+            shares.append((1 - before / federation.rounds) / cohorts)
+    return statistics.mean(shares)
+
+
 def cost(done: dict[str, Any], save: Callable[[], None], repeats: int) -> None:
     """What removals cost, one after the other from one run, of training again without all of them."""
     for name, layout in LAYOUTS.items():
@@ -195,6 +211,7 @@ def cost(done: dict[str, Any], save: Callable[[], None], repeats: int) -> None:
             config = records(
                 Path(folder) / "data", layout.organizations, each, "cost", rate=rate, rounds=layout.rounds, steps=STEPS
             )
+            expected = expected_share(load(config), layout) if layout.scope == RECORD else 0.0
             run, overrides, draws = f"{folder}/run", layout.overrides(), random.Random(name)
             train(load(config, *overrides), run, quiet)
             names, gone, removals = organization_names(load(config)), list[str](), list[dict[str, float]]()
@@ -221,6 +238,7 @@ def cost(done: dict[str, Any], save: Callable[[], None], repeats: int) -> None:
                 "records": each * layout.organizations,
                 "equal": result["new_model_digest"] == fresh["model_digest"],
                 "removals": removals,
+                "expected_share": expected,
                 "retraining_rounds_s": fresh["seconds"]["rounds"],
                 "retraining_s": time.perf_counter() - began,
             }
@@ -330,15 +348,15 @@ def cost_table(done: dict[str, Any]) -> str:
         middle = {k: statistics.median(row[k] for row in found["removals"]) for k in found["removals"][0]}
         rows.append(
             [
-                name, found["removed"], f"{middle['steps_share']:.1%}",
+                name, found["removed"], f"{found['expected_share']:.1%}", f"{middle['steps_share']:.1%}",
                 f"{middle['replayed_s'] / found['retraining_rounds_s']:.1%}", f"{middle['withdrawn_s']:.2f}",
                 f"{middle['removal_s']:.1f}", f"{found['retraining_s']:.1f}",
                 f"{middle['removal_s'] / found['retraining_s']:.1%}", "yes" if found["equal"] else "NO",
             ]
         )  # fmt: skip
     header = [
-        "cohorts", "removed", "steps", "training time", "withdrawn after, s", "removal, s", "training again, s",
-        "share", "equal bits",
+        "cohorts", "removed", "steps, any record", "steps", "training time", "withdrawn after, s", "removal, s",
+        "training again, s", "share", "equal bits",
     ]  # fmt: skip
     return table(header, rows)
 
