@@ -4,6 +4,7 @@
     python -m benchmarks.forgetting cost               # share of the steps and of the time of training again
     python -m benchmarks.forgetting quickstart         # the shipped quickstart: a person, and an organization
     python -m benchmarks.forgetting tofu               # beside approximate methods; needs TRUSTCHAIN_DATA and _BASE
+    python -m benchmarks.forgetting dial               # utility against the cost of removals, by cohorts and merging
 
 Each figure is added to `benchmarks/results/forgetting.json` as it is measured; what the file holds is not measured
 again unless `--fresh` is given.
@@ -291,13 +292,13 @@ def quickstart(done: dict[str, Any], save: Callable[[], None]) -> None:
 
 def main() -> None:
     arguments = parser("forgetting", __doc__)
-    arguments.add_argument("part", choices=["exactness", "cost", "quickstart", "tofu"])
+    arguments.add_argument("part", choices=["exactness", "cost", "quickstart", "tofu", "dial"])
     arguments.add_argument("--count", type=int, default=100, help="forget sets (exactness)")
     arguments.add_argument("--sentiment", type=int, default=10, help="forget sets of the sentiment model (exactness)")
     arguments.add_argument("--repeats", type=int, default=5, help="removals of each layout (cost)")
-    arguments.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="keys (tofu)")
-    arguments.add_argument("--work", type=Path, help="folder of the runs, which are kept (tofu; default: runs/)")
-    arguments.add_argument("--tiny", action="store_true", help="so small that the figures mean nothing (tofu)")
+    arguments.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="keys (tofu, dial)")
+    arguments.add_argument("--work", type=Path, help="folder of the runs, which are kept (tofu, dial; default: runs/)")
+    arguments.add_argument("--tiny", action="store_true", help="so small that the figures mean nothing (tofu, dial)")
     arguments.add_argument("--fresh", action="store_true", help="measure everything again")
     options = arguments.parse_args()
     result: dict[str, Any] = json.loads(options.out.read_text()) if options.out.exists() else {}
@@ -313,6 +314,12 @@ def main() -> None:
 
         tofu_part(done, save, options.seeds, options.work, options.tiny)
         print(tofu_table(done))
+        return
+    if options.part == "dial":
+        from benchmarks.forgetting_dial import dial_part, dial_table
+
+        dial_part(done, save, options.seeds, options.work, options.tiny)
+        print(dial_table(done))
         return
     with ExitStack() as stack:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
