@@ -11,7 +11,7 @@ from ledger.canonical import sha256_hex
 from ledger.errors import LedgerError, Unavailable
 from ledger.identity import check_name
 from ledger.keys_ethereum import Signer
-from ledger.public import MINED, Receipt
+from ledger.public import MINED, Head, Receipt
 from ledger.rewards_tree import RewardsTree
 from ledger.rpc_node import Answer, Node, checksum
 from ledger.rpc_opening import blueprint_code, is_federation, run_hash
@@ -184,14 +184,22 @@ class Federation:
             Of another contract or chain; an approval that does not hold, is of a stranger, occurs twice or is expired;
             too few of them; done before; or what is approved is refused.
         """
-        if (proposal.contract.lower(), proposal.chain_id) != (self.contract.lower(), self._chain_id()):
-            raise LedgerError(f"proposal {proposal.kind}: is for {proposal.contract} on chain {proposal.chain_id}")
+        self.check_target(proposal)
         for approval in approvals:
-            if not self._node.code(approval.member):  # a contract's signature only the contract can check
-                check_approval(proposal, approval)
+            self.check_signature(proposal, approval)
         rows = sorted(((a.member, a.signature) for a in approvals), key=lambda row: int(row[0], 16))
         value = proposal.fields["total"] if proposal.kind == "Settle" else 0
         return self._call(_FUNCTIONS[proposal.kind], *proposal.values(), rows, value=value)[1]
+
+    def check_target(self, proposal: Proposal) -> None:
+        """Raise LedgerError unless a proposal is for this contract on this chain."""
+        if (proposal.contract.lower(), proposal.chain_id) != (self.contract.lower(), self._chain_id()):
+            raise LedgerError(f"proposal {proposal.kind}: is for {proposal.contract} on chain {proposal.chain_id}")
+
+    def check_signature(self, proposal: Proposal, approval: Approval) -> None:
+        """Check who signed, as :func:`~ledger.approvals.check_approval`; whether it is a member is not looked at."""
+        if not self._node.code(approval.member):  # a contract's signature only the contract can check
+            check_approval(proposal, approval)
 
     def open_log(self, run: str, anchorer: str) -> str:
         """Open the log of a run, as a coordinator; its address. Raises as :meth:`submit`."""
@@ -226,6 +234,11 @@ class Federation:
         """Address of the log of a run; None: it has none."""
         log = str(self._read("logs", run_hash(run)))
         return log if int(log, 16) else None
+
+    def head_of(self, run: str) -> Head | None:
+        """The newest anchor in the log of a run; None: it has no log here."""
+        log = self.log_of(run)
+        return None if log is None else Head(*self._node.read(log, "Anchor", "head"))
 
     def release_of(self, model: bytes) -> ModelRelease | None:
         """The release of a model by its 32-byte digest; None: it was not released."""

@@ -1,8 +1,9 @@
 """What the actions of `trustchain chain` do."""
 
+import contextlib
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,13 @@ from ledger import layout
 from ledger.canonical import parse_canonical
 from ledger.errors import LedgerError
 from ledger.heads import parse_store
-from ledger.identity import COORDINATOR, load
+from ledger.identity import Identity
 from ledger.service import LedgerService
 from trustchain_ray.chains import node_address, private_chain, public_chain, signer
 from trustchain_ray.config import Config
 from trustchain_ray.config_files import load_config
 from trustchain_ray.errors import TrustChainError, UsageError
-from trustchain_ray.keystore import keystore
+from trustchain_ray.keystore import coordinator_identity
 from trustchain_ray.run_directory import RunDirectory
 
 
@@ -52,15 +53,36 @@ def drain(path: Path, final_s: float) -> dict[str, Any]:
     dict
         `drained`: whether the chains have everything now; and the ledger's status.
     """
+    with at_rest(path, patience_s=0.0) as (ledger, config, _):
+        drained = ledger.drain(config.ledger.drain_s)
+        if drained and final_s > 0:
+            _wait_for_finality(ledger, final_s)
+    return {"drained": drained, **ledger.status()}
+
+
+@contextlib.contextmanager
+def at_rest(path: Path, patience_s: float | None = None) -> Iterator[tuple[LedgerService, Config, Identity]]:
+    """The ledger of a run that nobody works on, with its chains; a run that was sealed is sealed again at the end.
+
+    Parameters
+    ----------
+    patience_s : how long the chains may take at the seal; None: `ledger.drain_s`.
+
+    Yields
+    ------
+    tuple
+        The ledger, the run's configuration, and its coordinator's identity.
+    """
     folder = RunDirectory.open(path)
     try:
         config = load_config([str(path / "config.yaml")], [])
         manifest = parse_canonical((path / layout.MANIFEST).read_bytes())
         sealed = (path / layout.SEAL).is_file()
+        coordinator = coordinator_identity(config, path)
         ledger = LedgerService(
             path,
             manifest["run"],
-            load(COORDINATOR, keystore(config)),
+            coordinator,
             public_chain(config, path, manifest["run"]),
             config.ledger.anchor_every,
             private_chain(config, manifest["run"]),
@@ -68,14 +90,11 @@ def drain(path: Path, final_s: float) -> dict[str, Any]:
             config.ledger.private.members,
         )
         try:
-            drained = ledger.drain(config.ledger.drain_s)
-            if drained and final_s > 0:
-                _wait_for_finality(ledger, final_s)
+            yield ledger, config, coordinator
             if sealed:
-                ledger.seal(patience_s=0.0)
+                ledger.seal(patience_s=config.ledger.drain_s if patience_s is None else patience_s)
         finally:
             ledger.close()
-        return {"drained": drained, **ledger.status()}
     finally:
         folder.unlock()
 

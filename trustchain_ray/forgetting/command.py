@@ -207,4 +207,6 @@ def _table(result: dict[str, Any]) -> str:
         f"certificate  {result['certificate']}",
         f"next         trustchain verify {result['certificate']}",
     ]
+    if result.get("approve"):
+        lines.append(f"approve      each member: {result['approve']}")
     return "\n".join(lines)

@@ -14,6 +14,7 @@ from ledger import layout
 from ledger.canonical import sha256_hex
 from ledger.removal import EXACT_METHODS
 from trustchain_ray.adapter import Tensors
+from trustchain_ray.chain import approval_hint
 from trustchain_ray.cluster import cluster
 from trustchain_ray.compare import collect, mean_scores, start_personalised
 from trustchain_ray.config import Config
@@ -329,4 +330,5 @@ def result_of(federation: Federation, job: Job) -> dict[str, Any]:
         "dropped": job.dropped,
         "organizations_leaving": job.left,
         "asked": [],
+        "approve": approval_hint(federation.config, str(federation.run.path), str(path)),
     }
