@@ -8,8 +8,9 @@ import numpy as np
 from ledger.errors import LedgerError
 from ledger.events import read_event
 from trustchain_ray.adapter import Layout, digest
+from trustchain_ray.exchange import CohortTask, Update
 from trustchain_ray.merge import LIMIT
-from trustchain_ray.organization import CohortTask, Update
+from trustchain_ray.worker import Packed
 
 
 class Refused(Exception):
@@ -90,6 +91,20 @@ def check_update(
     Refused
         With the reason.
     """
+    said = check_statement(update, organization, number, task, keys, run, max_weight)
+    check_values(update.update, layout, max_norm)
+    if digest(update.update.tensors()) != said:
+        raise Refused("its bytes do not match the signed digest")
+    return said
+
+
+def check_statement(
+    update: Update, organization: str, number: int, task: CohortTask, keys: dict[str, str], run: str, max_weight: int
+) -> str:
+    """What can be checked of an update without its values: who signed it, for which round and adapter, and its weight.
+
+    See :func:`check_update` for parameters and what is returned and raised.
+    """
     try:
         event = read_event(update.envelope, keys)
     except LedgerError as error:
@@ -103,18 +118,31 @@ def check_update(
         raise Refused("trained from another adapter than this round's")
     if type(update.weight) is not int or body["weight"] != update.weight or not 0 < update.weight <= max_weight:
         raise Refused(f"weight {update.weight} is not within the registered {max_weight}")
-    if update.update.layout != layout or update.update.buffer.shape != (layout.size,):
+    return str(body["update"])
+
+
+def check_values(update: Packed, layout: Layout, max_norm: float) -> None:
+    """Whether the values of an update can be merged: by the coordinator, or by the member itself before it masks them.
+
+    Parameters
+    ----------
+    layout : names and shapes that it must have.
+    max_norm : largest L2 norm.
+
+    Raises
+    ------
+    Refused
+        With the reason.
+    """
+    if update.layout != layout or update.buffer.shape != (layout.size,):
         raise Refused("names or shapes differ from the agreed adapter")
-    if update.update.buffer.dtype != np.float32:
-        raise Refused(f"type {update.update.buffer.dtype}, expected float32")
-    largest = float(np.abs(update.update.buffer).max(initial=0.0))
+    if update.buffer.dtype != np.float32:
+        raise Refused(f"type {update.buffer.dtype}, expected float32")
+    largest = float(np.abs(update.buffer).max(initial=0.0))
     if not np.isfinite(largest):
         raise Refused("holds NaN or infinity")
-    if digest(update.update.tensors()) != body["update"]:
-        raise Refused("its bytes do not match the signed digest")
     if largest > LIMIT:
         raise Refused(f"a value of {largest:.3g} is beyond the fixed-point range of {LIMIT:g}")
-    norm = float(np.linalg.norm(update.update.buffer.astype(np.float64)))
+    norm = float(np.linalg.norm(update.buffer.astype(np.float64)))
     if norm > max_norm:
         raise Refused(f"norm {norm:.4g} is above trust.max_update_norm={max_norm:g}")
-    return str(body["update"])

@@ -71,6 +71,23 @@ def apply_step(
     return out
 
 
+def add_sum(base: np.ndarray, sums: np.ndarray, total: int, step: float) -> np.ndarray:
+    """The bits of :func:`apply_step` from what :func:`weighted_sum` gives for the same terms.
+
+    Parameters
+    ----------
+    base : float32 array ``(n,)``.
+    sums, total : float64 array ``(n,)`` of integers and the sum of the reduced weights.
+
+    Returns
+    -------
+    float32 array ``(n,)``.
+    """
+    out = sums * (step / (total * 2**FRACTION_BITS))
+    out += base
+    return np.asarray(out, np.float32)
+
+
 def _reduced(terms: Sequence[np.ndarray], weights: Sequence[int]) -> tuple[list[int], int]:
     """Weights without their common divisor, and their sum, if the merge is exact with them."""
     if not terms or any(weight < 1 for weight in weights):

@@ -119,9 +119,10 @@ def test_a_key_of_another_member_or_used_twice_is_refused():
     refused(parties, "amber", twice, r"public key that was already used")
 
 
-def test_a_weight_above_the_registered_one_is_refused():
-    parties = Parties(4, most={"amber": 2})
-    refused(parties, "amber", parties.until("keys")["amber"], r"stated the weight 3; at most 2 is registered")
+@pytest.mark.parametrize("signed", [2, 4])
+def test_a_weight_other_than_the_signed_one_is_refused(signed: int):
+    parties = Parties(4, signed={"amber": signed})
+    refused(parties, "amber", parties.until("keys")["amber"], rf"stated the weight 3; it signed {signed} before")
 
 
 @pytest.mark.parametrize(

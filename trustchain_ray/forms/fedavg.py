@@ -4,9 +4,9 @@ What the source papers do, kept as the baseline. It is biased: mean(B) mean(A) i
 """
 
 from trustchain_ray.adapter import Tensors
-from trustchain_ray.forms.ffa import merge, merge_cohorts, start, update
+from trustchain_ray.forms.ffa import merge, merge_cohorts, merge_sum, start, update
 
-__all__ = ["RESIDUAL", "TRAINS_A", "initial", "merge", "merge_cohorts", "published", "start", "update"]
+__all__ = ["RESIDUAL", "TRAINS_A", "initial", "merge", "merge_cohorts", "merge_sum", "published", "start", "update"]
 
 TRAINS_A = True
 RESIDUAL = False

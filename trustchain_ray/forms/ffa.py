@@ -5,8 +5,10 @@ The merge is linear and exact: mean(B) A = mean(B A). Half the bytes of plain Lo
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from trustchain_ray.adapter import LORA_A, Layout, Tensors
-from trustchain_ray.merge import apply_step
+from trustchain_ray.merge import add_sum, apply_step
 
 TRAINS_A = False
 RESIDUAL = False
@@ -32,6 +34,17 @@ def merge(state: Tensors, updates: Sequence[Tensors], weights: Sequence[int], st
     layout = Layout.of(state)
     buffers = [layout.pack(u) for u in updates]
     return layout.unpack(apply_step(layout.pack(state), buffers, weights, step))
+
+
+def merge_sum(state: Tensors, sums: np.ndarray, total: int, step: float) -> Tensors:
+    """The bits of :func:`merge` from the sum of the updates alone, which secure aggregation gives.
+
+    Parameters
+    ----------
+    sums, total : of :func:`trustchain_ray.merge.weighted_sum`, the values in the order of the state's layout.
+    """
+    layout = Layout.of(state)
+    return layout.unpack(add_sum(layout.pack(state), sums, total, step))
 
 
 def merge_cohorts(begin: Tensors, states: Sequence[Tensors], weights: Sequence[int], scale: float) -> Tensors:

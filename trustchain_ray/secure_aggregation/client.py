@@ -1,7 +1,7 @@
 """An organization's side of a session (Bonawitz et al., 1611.04482, figure 4, against an active coordinator)."""
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -47,7 +47,7 @@ class Client:
     transcript : digest over all that was said, 64 hex digits, once the session is over.
     result : SHA-256 of the sum as little-endian int64, as the coordinator states it, once the session is over.
     revealed : whether a share was given away. Only a member that has revealed nothing may join another attempt of the
-        same merge: the difference of two sums can be one update.
+        same merge with other members: the difference of two sums can be one update.
     """
 
     transcript: str | None = None
@@ -62,6 +62,7 @@ class Client:
         weight: int,
         threads: int = 0,
         entropy: Entropy = secrets.token_bytes,
+        may_reveal: Callable[[list[str]], None] = lambda names: None,
     ) -> None:
         """Take an update to a session.
 
@@ -72,12 +73,13 @@ class Client:
         weight : of the update in the merge, from 1; it is public.
         threads : for masking; 0: all cores for a large update.
         entropy : random bytes; only tests give another.
+        may_reveal : called with the members of the sum before a share is given away; it raises to keep them.
         """
         if weight < 1:
             raise TrustChainError(f"secure aggregation: {identity.name} has the weight {weight}; weights are positive")
         self._identity, self._name = identity, identity.name
         self._registered, self._update, self._weight = registered, update, weight
-        self._threads, self._entropy = threads, entropy
+        self._threads, self._entropy, self._may_reveal = threads, entropy, may_reveal
         self._steps = [self._join, self._share, self._mask, self._confirm, self._reveal, self._finish]
         self._said: dict[str, Statement] = {}
         self._closed: dict[str, Stage] = {}
@@ -165,6 +167,7 @@ class Client:
     def _reveal(self, message: Message) -> Message:
         self._listen(ALIVE, message, self._closed[INPUT].names)
         present = self._closed[INPUT].statements
+        self._may_reveal(sorted(present))
         # One of the two, never both: with both, the coordinator could unmask the member's own input.
         shares = [self._held[n][SEED if n in present else MASK_KEY] for n in self._closed[SHARES].names]
         self._held.clear()

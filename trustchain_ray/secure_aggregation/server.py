@@ -68,21 +68,20 @@ class Server:
     result: Result | None = None
 
     def __init__(
-        self, session: Session, identity: Identity, largest_weights: Mapping[str, int] | None = None, threads: int = 0
+        self, session: Session, identity: Identity, weights: Mapping[str, int] | None = None, threads: int = 0
     ) -> None:
         """Prepare a session.
 
         Parameters
         ----------
         identity : of the coordinator, as the session names it.
-        largest_weights : what each member may state, e.g. its registered records times its steps; who is not in it may
-            state any.
+        weights : what each member must state, as it signed it before; who is not in it may state any.
         threads : for unmasking; 0: all cores for a large sum.
         """
         if identity.name != COORDINATOR or identity.public_hex != session.coordinator:
             raise TrustChainError("secure aggregation: the session is to be run by its coordinator's identity")
         self.session, self._identity, self._threads = session, identity, threads
-        self._largest_weights = largest_weights or {}
+        self._weights = weights or {}
         self._closed: dict[str, Stage] = {}
         self._total = np.zeros(session.size, np.uint64)
         self._ciphertexts: dict[str, Buffers] = {}
@@ -178,10 +177,10 @@ class Server:
         self._contents: dict[str, Content] = {}
 
     def _check_keys(self, content: Content) -> None:
-        """Refuse keys that would stop every other member, and a weight above the registered one."""
-        weight, most = content.body["weight"], self._largest_weights.get(content.sender)
-        if most is not None and weight > most:
-            raise Misbehaved(content.sender, f"stated the weight {weight}; at most {most} is registered")
+        """Refuse keys that would stop every other member, and a weight other than the one signed before."""
+        weight = content.body["weight"]
+        if weight != (signed := self._weights.get(content.sender, weight)):
+            raise Misbehaved(content.sender, f"stated the weight {weight}; it signed {signed} before")
         check_public_keys({**self._contents, content.sender: content})
         probe = X25519PrivateKey.generate()
         for field in ("mask_key", "share_key"):
