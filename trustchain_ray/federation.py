@@ -12,24 +12,31 @@ from ray.exceptions import RayActorError, RayTaskError
 from ledger.canonical import sha256_hex
 from trustchain_ray.adapter import Layout, Tensors, digest, serialise
 from trustchain_ray.assembly import Assembly, reason_of
-from trustchain_ray.checks import Refused, check_decision, check_original, check_spend, check_update
+from trustchain_ray.checks import Refused, check_decision, check_original, check_spend, check_statement, check_update
 from trustchain_ray.compare import collect, mean_scores
 from trustchain_ray.errors import TrustChainError
+from trustchain_ray.exchange import CohortTask, Reply, Update
 from trustchain_ray.initial import fresh_adapter
-from trustchain_ray.organization import CohortTask, Reply, Update
-from trustchain_ray.participation import effort_of
+from trustchain_ray.participation import effort_of, statement_of
+from trustchain_ray.robust.merging import RobustMerge, merge_updates
+from trustchain_ray.robust.reputation import WAS_REFUSED
 from trustchain_ray.round_writer import FinishedRound, adapter_file, update_file
+from trustchain_ray.secure_aggregation.attempts import SecureSum
+from trustchain_ray.secure_merge import check_coalition, figures, merge_securely, statement
 from trustchain_ray.worker import Packed
 
 
 @dataclass
 class CohortRound:
-    """A cohort in the current round: who has answered, and what was accepted."""
+    """A cohort in the current round: who has answered, and what was accepted; after the merge also what came of it."""
 
     task: CohortTask
     waiting: set[str]
     accepted: dict[str, Update] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)  # of the accepted updates, as signed and checked
+    events: list[dict[str, Any]] = field(default_factory=list)  # of what went wrong in the merge
+    secure: SecureSum | None = None
+    merged: Tensors | None = None
 
 
 class Federation(Assembly):
@@ -62,9 +69,12 @@ class Federation(Assembly):
         rounds = self._open_round(number)
         events, absent = [], {}
         pending = {}
+        excluded = self.reputation.excluded(self.config.trust.exclude_below)
         for name in self.names:
             tasks = [r.task for c, r in rounds.items() if name in self.cohorts[c]]
-            if name in self.late and not self._is_back(name):
+            if name in excluded:
+                absent[name] = excluded[name]
+            elif name in self.late and not self._is_back(name):
                 absent[name] = "still at work on an earlier round"
             else:
                 call = self.members[name].call("train", self.terms_ref, number, tasks, self.settlement.shown)
@@ -94,7 +104,7 @@ class Federation(Assembly):
                 events += self._accept(number, name, replies[name], rounds)
             except Refused as refused:
                 del replies[name]
-                absent[name] = f"its answer was refused: {refused}"
+                absent[name] = f"{WAS_REFUSED}{refused}"
             for c, cohort in rounds.items():
                 if not cohort.waiting and c not in merged:
                     merged[c] = self.merge(number, c, cohort)
@@ -105,6 +115,7 @@ class Federation(Assembly):
         for c, cohort in rounds.items():
             if c not in merged:
                 merged[c] = self.merge(number, c, cohort)
+            events += cohort.events
         seconds = time.perf_counter() - began
         played = {n: effort_of(reply.decision) for n, reply in replies.items()}
         events += self.settle(number, before, rounds, played)
@@ -118,7 +129,8 @@ class Federation(Assembly):
     def _open_round(self, number: int) -> dict[str, CohortRound]:
         rounds = {}
         for cohort, members in self.cohorts.items():
-            rounds[cohort] = CohortRound(self.task_of(cohort), set(members) - set(self.late))
+            left_out = self.late.keys() | self.reputation.excluded(self.config.trust.exclude_below)
+            rounds[cohort] = CohortRound(self.task_of(cohort), set(members) - left_out)
         return rounds
 
     def task_of(self, cohort: str) -> CohortTask:
@@ -157,6 +169,11 @@ class Federation(Assembly):
         for envelope in reply.events:
             check_spend(envelope, name, number, keys, self.id)
         events = list(reply.events)
+        for withheld, reason in reply.withheld.items():
+            if withheld in rounds and name in self.cohorts[withheld]:
+                body = {"round": number, "organization": name, "cohort": withheld}
+                events.append(self.event("REFUSED", {**body, "reason": f"withheld by itself: {reason}"[:500]}))
+                self.progress(f"  {name} withholds its update of {withheld}: {reason}")
         for update in reply.updates:
             cohort = rounds.get(update.cohort)
             try:
@@ -164,18 +181,15 @@ class Federation(Assembly):
                     raise Refused("the organization is not in this cohort")
                 records = self._records(name, update.cohort)
                 unit = records if self.config.federation.weights == "records" else 1
-                update_digest = check_update(
-                    update,
-                    name,
-                    number,
-                    cohort.task,
-                    self._update_layout(name),
-                    keys,
-                    self.id,
-                    self.config.trust.max_update_norm,
-                    unit * self.config.federation.local_steps,
-                )
-                check_original(update, update_digest, cohort.digests)
+                most = unit * self.config.federation.local_steps
+                if self.config.trust.secure_aggregation:
+                    update_digest = check_statement(update, name, number, cohort.task, keys, self.id, most)
+                else:
+                    layout, limit = self._update_layout(name), self.config.trust.max_update_norm
+                    update_digest = check_update(
+                        update, name, number, cohort.task, layout, keys, self.id, limit, most
+                    )
+                    check_original(update, update_digest, cohort.digests)
             except Refused as refused:
                 cohort_name = str(update.cohort)[:100]
                 body = {"round": number, "organization": name, "cohort": cohort_name, "reason": str(refused)}
@@ -200,11 +214,21 @@ class Federation(Assembly):
         self, number: int, name: str, cohort: CohortRound, server_step: float | None = None
     ) -> dict[str, Any]:
         """Merge a cohort's accepted updates into its state; the body of its MERGE event."""
-        self.states[name] = self._merged(self.states[name], cohort, cohort.accepted, server_step)
+        if self.config.trust.secure_aggregation:
+            step = self.config.federation.server_step if server_step is None else server_step
+            merged = RobustMerge(merge_securely(self, number, name, cohort, step))
+        else:
+            merged = self._merged(self.states[name], cohort, cohort.accepted, server_step)
+        self.states[name] = cohort.merged = merged.state
         inputs = [
-            {"organization": n, "update": cohort.digests[n], "weight": u.weight}
+            {"organization": n, "update": cohort.digests[n], "weight": u.weight, **merged.share_of(n)}
             for n, u in sorted(cohort.accepted.items())
         ]
+        if inputs and merged.shares and merged.stands < self.config.trust.hostile:
+            self.progress(
+                f"  round {number}: the {len(inputs)} updates of {name} are too few to stand more than {merged.stands} "
+                f"hostile ones (trust.hostile={self.config.trust.hostile})"
+            )
         return {
             "round": number,
             "cohort": name,
@@ -213,23 +237,15 @@ class Federation(Assembly):
             "adapter": digest(self.states[name]),
             "file": adapter_file(number, name),
             "file_sha256": sha256_hex(serialise(self.states[name])),
+            **(statement(cohort.secure) if cohort.secure else {}),
         }
 
     def _merged(
         self, state: Tensors, cohort: CohortRound, members: Collection[str], server_step: float | None = None
-    ) -> Tensors:
-        """A cohort's state with the accepted updates of some of its members merged in."""
-        updates = [cohort.accepted[n] for n in sorted(cohort.accepted) if n in members]
-        if not updates:
-            return state
-        merged: Tensors = self.form.merge(
-            state,
-            [u.update.tensors() for u in updates],
-            [u.weight for u in updates],
-            self.config.federation.server_step if server_step is None else server_step,
-            self.config.model.lora.alpha,
-        )
-        return merged
+    ) -> RobustMerge:
+        """A cohort's state with the accepted updates of some of its members merged in, by `trust.rule`."""
+        accepted = {n: (u.update.tensors(), u.weight) for n, u in cohort.accepted.items() if n in members}
+        return merge_updates(self.config, state, accepted, server_step)
 
     def settle(
         self, number: int, before: dict[str, Tensors], rounds: dict[str, CohortRound], played: dict[str, Fraction]
@@ -259,7 +275,11 @@ class Federation(Assembly):
         merged = {n: played[n] for c in rounds.values() for n in c.accepted}
 
         def value(coalition: frozenset[str]) -> float:
-            states = {c: self._merged(before[c], cohort, coalition) for c, cohort in rounds.items()}
+            if self.config.trust.secure_aggregation:
+                check_coalition(coalition, rounds)
+                states = {c: r.merged if coalition and r.merged else before[c] for c, r in rounds.items()}
+            else:
+                states = {c: self._merged(before[c], cohort, coalition).state for c, cohort in rounds.items()}
             return mean_scores(collect(self.evaluate(self.model(states))))["accuracy"]
 
         return self.settlement.settle(number, merged, value)
@@ -275,7 +295,7 @@ class Federation(Assembly):
     ) -> dict[str, Any]:
         sent = [u for c in rounds.values() for u in c.accepted.values()]
         losses = [loss for u in sent for loss in u.losses]
-        metrics = {
+        metrics: dict[str, Any] = {
             "seconds": seconds,
             "ended": time.time(),
             "training_seconds": sum(u.seconds for u in sent),
@@ -286,8 +306,11 @@ class Federation(Assembly):
             "organizations": len(replies),
             "loss": sum(losses) / len(losses) if losses else 0.0,
             "bytes": sum(u.update.buffer.nbytes for u in sent),
+            **figures(rounds),
         }
         events += [self.event("MERGE", merged[c]) for c in sorted(merged)]
+        self.reputation.note(number, [statement_of(envelope) for envelope in events])
+        metrics["reputation"] = self.reputation.all()
         adapters = {c: merged[c]["adapter"] for c in merged}
         updates = self.kept_updates(number, rounds)
         self.writer.put(FinishedRound(number, dict(self.states), adapters, events, metrics, updates))

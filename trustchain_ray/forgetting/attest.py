@@ -13,14 +13,13 @@ from ledger.events import Event
 from ledger.publication import publish_from
 from trustchain_ray.errors import TrustChainError, UsageError
 from trustchain_ray.federation import Federation
-from trustchain_ray.forgetting.outcome import Finding
+from trustchain_ray.forgetting.outcome import Finding, Outcome
 from trustchain_ray.forgetting.standing import Recorded
 from trustchain_ray.forgetting.unlearn import seal_again
 from trustchain_ray.manifest import program_digest
+from trustchain_ray.robust.reputation import SAME
 from trustchain_ray.run_directory import RunDirectory
-
-SAME = "same"
-"""Result of an UNLEARN_ATTEST; anything else says where the first difference is."""
+from trustchain_ray.run_keys import announce_rotations
 
 
 @dataclass(frozen=True)
@@ -101,9 +100,7 @@ class Attester:
         if self.name not in organizations:
             raise UsageError(f"--attest {self.name}: is not in the run; there are {', '.join(organizations)}")
         there = [removal for removal in sorted(removals) if removal in self.certificates]
-        if not there:
-            raise UsageError("--attest: no certificate of this run has replayed steps that could be trained again")
-        if not any(self.may(removal) for removal in there):
+        if there and not any(self.may(removal) for removal in there):
             raise UsageError(
                 f"--attest {self.name}: it issued the certificate itself; another organization must attest it"
             )
@@ -113,8 +110,15 @@ class Attester:
         one = self.certificates.get(removal)
         return one is not None and self.name not in one.certificate.removal.issuers
 
-    def sign(self, federation: Federation, findings: Mapping[str, Finding]) -> dict[str, str]:
+    def audited(self, outcome: Outcome) -> dict[str, str]:
+        """What it says of the updates of every other organization."""
+        return {name: _said(finding) for name, finding in sorted(outcome.audits.items()) if name != self.name}
+
+    def sign(self, federation: Federation, outcome: Outcome) -> dict[str, str]:
         """Log what was found, counter-sign what is the same, publish the certificates again, and seal the run.
+
+        What was found of every other organization's updates is an AUDIT, on which its reputation rests; what was found
+        of a removal is an UNLEARN_ATTEST.
 
         Returns
         -------
@@ -129,16 +133,22 @@ class Attester:
         signed: dict[str, bytes] = {}
         results: dict[str, str] = {}
         events = []
-        for removal, finding in findings.items():
+        for name, result in self.audited(outcome).items():
+            steps = outcome.audits[name].steps
+            body = {"round": federation.finished, "organization": name, "steps": steps, "result": result}
+            call = federation.members[self.name].call("sign_event", ev.AUDIT, body)
+            events.append(federation.answer(self.name, call))
+        for removal, finding in outcome.findings.items():
             if self.may(removal):
                 one = self.certificates[removal]
-                results[one.file] = SAME if finding.difference is None else str(finding.difference)
+                results[one.file] = _said(finding)
                 call = federation.members[self.name].call("attest", one.data, finding.steps, results[one.file])
                 event, signed[one.file] = federation.answer(self.name, call)
                 events.append(event)
         if not events:
             return {}
         federation.open_ledger()
+        announce_rotations(federation)
         if refused := federation.ask_ledger("submit", events):
             raise TrustChainError(f"the ledger refused the attestation: {'; '.join(refused)}")
         federation.ask_ledger("settle", federation.witnesses)
@@ -149,3 +159,8 @@ class Attester:
                 raise TrustChainError(str(error)) from None
         seal_again(federation)
         return results
+
+
+def _said(finding: Finding) -> str:
+    """Result of an UNLEARN_ATTEST or an AUDIT."""
+    return SAME if finding.difference is None else str(finding.difference)

@@ -42,14 +42,18 @@ class Outcome:
     inconclusive: str = ""
     differences: list[Difference] = field(default_factory=list)
     findings: dict[str, Finding] = field(default_factory=dict)  # by removal
+    audits: dict[str, Finding] = field(default_factory=dict)  # by organization
+    audited: dict[str, str] = field(default_factory=dict)  # what was logged of them
 
     def note(self, recorded: Recorded, difference: Difference | None) -> None:
         """An update was trained again."""
         self.steps, self.updates = self.steps + recorded.steps, self.updates + 1
         if difference is not None:
             self.differences.append(difference)
+        about = [self.audits.setdefault(recorded.organization, Finding())]
         if recorded.removal:
-            finding = self.findings.setdefault(recorded.removal, Finding())
+            about.append(self.findings.setdefault(recorded.removal, Finding()))
+        for finding in about:
             finding.steps += recorded.steps
             finding.difference = finding.difference or difference
 

@@ -6,12 +6,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ledger.canonical import is_digest
-from ledger.removal import EXACT_BITWISE, EXACT_METHODS, ORGANIZATION, RECORD, SUBJECT
+from ledger.removal import EXACT_BITWISE, EXACT_METHODS, ORGANIZATION, RECORD, SUBJECT, TRAIN
 from trustchain_ray.custody import Asked
 from trustchain_ray.errors import TrustChainError, UsageError
 from trustchain_ray.federation import Federation
 from trustchain_ray.forgetting.history import History
 from trustchain_ray.forgetting.holder import Found, Usage, Wanted
+from trustchain_ray.forgetting.secure import check_sums
 from trustchain_ray.round_writer import adapter_file
 
 
@@ -111,6 +112,10 @@ def make_plan(federation: Federation, history: History, asks: Sequence[Ask], met
             pruned.append(cohort)
             first[cohort] = start + 1
     replayed = {c: f for c, f in first.items() if c not in dropped} if method in EXACT_METHODS else {}
+    if federation.config.trust.secure_aggregation:
+        emptied = {(n, p.cohort) for n, a in found.items() for p in a.parts if p.split == TRAIN and not p.left}
+        gone = emptied | {(name, cohort) for name in left for cohort in replayed}
+        check_sums(federation.config, method, replayed, steps, gone)
     if method not in EXACT_METHODS and left:
         raise UsageError(f"--method {method} removes records; an organization leaves by replay or drop")
     trains = [

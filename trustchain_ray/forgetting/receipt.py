@@ -6,7 +6,7 @@ from pathlib import Path
 from ledger.canonical import write_atomic
 from ledger.errors import LedgerError
 from ledger.events import SHARD_MANIFEST
-from ledger.identity import Identity, load
+from ledger.identity import Identity, load, retired_path
 from ledger.receipts import Entry, Opening, entry_of, issue, opening_of
 from ledger.removal import RECORD, TEST, TRAIN
 from trustchain_ray.cohorts import records_of
@@ -90,11 +90,13 @@ def _check_member(organization: str, history: History, amended: Amendments) -> N
 
 def _identity(config: Config, run: RunDirectory, organization: str) -> Identity:
     """The key with which the organization registered. Raises TrustChainError where another one lies here."""
+    registered, folder = run.read_json(f"identities/{organization}.json")["key_id"], keystore(config)
     try:
-        identity = load(organization, keystore(config))
+        retired = retired_path(organization, folder, registered).exists()
+        identity = load(organization, folder, registered if retired else None)
     except LedgerError as error:
         raise TrustChainError(str(error)) from None
-    if identity.key_id != run.read_json(f"identities/{organization}.json")["key_id"]:
+    if identity.key_id != registered:
         raise TrustChainError(
             f"{keystore(config)}: the key of {organization} is not the one that it registered in this run; "
             "point TRUSTCHAIN_HOME or run.keystore to the right one"

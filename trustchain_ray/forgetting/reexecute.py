@@ -13,7 +13,7 @@ from typing import Any
 import ray
 
 from ledger.report import Check, Report
-from trustchain_ray import calls, forms
+from trustchain_ray import calls
 from trustchain_ray.adapter import Tensors, digest, load_tensors
 from trustchain_ray.assembly import INITIAL
 from trustchain_ray.cluster import cluster
@@ -21,18 +21,20 @@ from trustchain_ray.config import Config
 from trustchain_ray.config_files import load_config
 from trustchain_ray.data import organization_names
 from trustchain_ray.errors import TrustChainError, UsageError
+from trustchain_ray.exchange import NO_REMOVAL, CohortTask, Reply, Update
 from trustchain_ray.federation import Federation
-from trustchain_ray.forgetting.attest import SAME, Attester, Conditions, issued
+from trustchain_ray.forgetting.attest import Attester, Conditions, issued
 from trustchain_ray.forgetting.history import History
 from trustchain_ray.forgetting.outcome import Outcome
 from trustchain_ray.forgetting.standing import MERGES, Merged, Recorded, compare, pick, replayed, share_of, standing
-from trustchain_ray.organization import CohortTask, Reply, Update
 from trustchain_ray.participation import statement_of
+from trustchain_ray.robust.merging import merge_updates
+from trustchain_ray.robust.reputation import SAME
 from trustchain_ray.round_writer import adapter_file, update_file
 from trustchain_ray.run_directory import RunDirectory
+from trustchain_ray.secure_merge import sum_again
 
 Progress = Callable[[str], None]
-_NO_REMOVAL = "0" * 64
 
 
 def reexecute(report: Report, folder: str, what: str, attester: str | None, progress: Progress) -> dict[str, Any]:
@@ -52,7 +54,7 @@ def reexecute(report: Report, folder: str, what: str, attester: str | None, prog
     -------
     dict
         `reexecution`: `steps`, `updates`, `merges`, `left_out`, `same`, `first_difference`, `seconds`,
-        `seconds_per_step`; with an attester also `attested`, the result by certificate.
+        `seconds_per_step`; with an attester also `attested`, the result by certificate, and `audited`, by organization.
 
     Raises
     ------
@@ -88,9 +90,11 @@ def reexecute(report: Report, folder: str, what: str, attester: str | None, prog
     for file, result in (attested or {}).items():
         detail = f"{attester} attests {file}: {result}" + (", and counter-signs it" if result == SAME else "")
         report.checks.append(Check("attestation", "ok", detail, file))
-    if attested == {}:
+    for name, result in outcome.audited.items():
+        report.checks.append(Check("audit", "ok", f"{attester} states of the updates of {name}: {result}"))
+    if attested == {} and not outcome.audited:
         report.not_checked.append(f"what {attester} could attest: no step of a removal that others issued was chosen")
-    said = outcome.to_dict() | ({"attested": attested} if attested is not None else {})
+    said = outcome.to_dict() | ({"attested": attested, "audited": outcome.audited} if attested is not None else {})
     return {"reexecution": said}
 
 
@@ -109,7 +113,7 @@ def merge_again(config: Config, run: RunDirectory, merges: Sequence[Merged], out
         for recorded, tensors in updates.items():
             if digest(tensors) != recorded.update:
                 raise TrustChainError(f"{files[recorded]}: is not the update that was merged; restore it")
-        outcome.note_merge(merged, _merge(config, _before(run, merged), updates))
+        outcome.note_merge(merged, _merge(config, merged, _before(run, merged), updates))
     outcome.seconds = time.perf_counter() - began
     return outcome
 
@@ -152,7 +156,10 @@ def _train_all(
                 return outcome, None
             federation.enlist()
             _train_chosen(federation, merges, chosen, outcome, progress)
-            return outcome, signing.sign(federation, outcome.findings) if signing is not None else None
+            if signing is None:
+                return outcome, None
+            outcome.audited = signing.audited(outcome)
+            return outcome, signing.sign(federation, outcome)
         finally:
             federation.close()
 
@@ -173,7 +180,7 @@ def _train_chosen(
     progress: Progress,
 ) -> None:
     """Train the chosen updates again, round by round, and merge those that are complete."""
-    began, wanted = time.perf_counter(), set(chosen)
+    began, wanted, secure = time.perf_counter(), set(chosen), federation.config.trust.secure_aggregation
     for number in sorted({recorded.round for recorded in chosen}):
         here = [recorded for recorded in chosen if recorded.round == number]
         cohorts = {recorded.cohort for recorded in here}
@@ -181,14 +188,21 @@ def _train_chosen(
         trained = _train_round(federation, number, here, bases)
         for recorded, update in trained.items():
             body = statement_of(update.envelope)["body"]
-            made = digest(update.update.tensors())  # of the tensors that came, whatever the statement says
+            # Of the tensors that came, whatever the statement says; where none come, the sum below shows a lie.
+            made = body["update"] if secure else digest(update.update.tensors())
             outcome.note(recorded, compare(recorded, made, update.weight, body["trace"]))
             outcome.training_seconds += update.seconds
         differ = {(d.organization, d.cohort, d.round) for d in outcome.differences}
         for merged in (m for m in merges if m.round == number and m.updates and wanted.issuperset(m.updates)):
             if all((u.organization, u.cohort, u.round) not in differ for u in merged.updates):
-                tensors = {recorded: trained[recorded].update.tensors() for recorded in merged.updates}
-                outcome.note_merge(merged, _merge(federation.config, bases[merged.cohort], tensors))
+                base = bases[merged.cohort]
+                if secure:
+                    weights = {recorded.organization: recorded.weight for recorded in merged.updates}
+                    made = digest(sum_again(federation, number, merged.cohort, base, weights))
+                else:
+                    tensors = {recorded: trained[recorded].update.tensors() for recorded in merged.updates}
+                    made = _merge(federation.config, merged, base, tensors)
+                outcome.note_merge(merged, made)
         progress(f"trained {len(here)} updates of round {number} again, {len(outcome.differences)} differences so far")
     outcome.seconds = time.perf_counter() - began
 
@@ -223,8 +237,7 @@ def _train_round(
 def _start(federation: Federation, number: int, own: Sequence[Recorded], tasks: Mapping[str, CohortTask]) -> Any:
     """Start an organization's part of a round; a reference."""
     steps = [(tasks[recorded.cohort], recorded.steps) for recorded in own]
-    # Under an id that no removal has, what the organization signs can never pass for a replay in the log.
-    return federation.members[own[0].organization].call("replay", federation.terms_ref, number, steps, _NO_REMOVAL)
+    return federation.members[own[0].organization].call("replay", federation.terms_ref, number, steps, NO_REMOVAL)
 
 
 def _check_online(federation: Federation, chosen: Iterable[Recorded]) -> None:
@@ -255,14 +268,8 @@ def _before(run: RunDirectory, merged: Merged) -> Tensors:
     return tensors
 
 
-def _merge(config: Config, base: Tensors, updates: Mapping[Recorded, Tensors]) -> str:
-    """Digest of the merge of updates into an adapter."""
-    ordered = sorted(updates, key=lambda recorded: recorded.organization)
-    merged = forms.get(config.model.lora.form).merge(
-        base,
-        [updates[recorded] for recorded in ordered],
-        [recorded.weight for recorded in ordered],
-        config.federation.server_step,
-        config.model.lora.alpha,
-    )
-    return digest(merged)
+def _merge(config: Config, merged: Merged, base: Tensors, updates: Mapping[Recorded, Tensors]) -> str:
+    """Digest of the merge of updates into an adapter; empty where the rule gives other shares than were logged."""
+    again = merge_updates(config, base, {u.organization: (tensors, u.weight) for u, tensors in updates.items()})
+    shares = tuple(again.shares[u.organization] for u in merged.updates) if again.shares else ()
+    return digest(again.state) if shares == merged.shares else ""

@@ -16,12 +16,13 @@ from trustchain_ray.adapter import Tensors, digest, load_tensors, save_tensors
 from trustchain_ray.assembly import reason_of
 from trustchain_ray.checks import Refused
 from trustchain_ray.errors import TrustChainError
+from trustchain_ray.exchange import Reply, Update
 from trustchain_ray.federation import CohortRound, Federation
 from trustchain_ray.forgetting.job import REPLAYED, Job
-from trustchain_ray.organization import Reply, Update
 from trustchain_ray.participation import statement_of
 from trustchain_ray.round_writer import adapter_file, update_file
 from trustchain_ray.run_directory import explain_writes
+from trustchain_ray.secure_merge import figures
 from trustchain_ray.worker import Packed
 
 Progress = Callable[[str], None]
@@ -126,14 +127,21 @@ def _replay_round(federation: Federation, job: Job, number: int, active: list[st
             ) from None
     for cohort in active:
         held = {name for name in recorded[cohort] if federation.counts[name][cohort]}  # without records: no update
-        if missing := sorted(held - set(rounds[cohort].accepted)):
-            raise TrustChainError(
-                f"round {number} of {cohort} cannot be replayed without an accepted update of {', '.join(missing)}, "
-                f"which took part; {', '.join(active)} stay withdrawn: trustchain unlearn {federation.run.path}"
-            )
+        _check_accepted(federation, number, cohort, rounds[cohort], held)
         body = federation.merge(number, cohort, rounds[cohort])
+        _check_accepted(federation, number, cohort, rounds[cohort], held)  # a secure sum may have lost one
         events.append(federation.event("MERGE", {**body, "replay": job.removal}))
     write_round(federation, job, number, active, before, rounds, events)
+
+
+def _check_accepted(federation: Federation, number: int, cohort: str, round_: CohortRound, held: set[str]) -> None:
+    """Everybody who took part is in the merge again. Raises TrustChainError."""
+    if missing := sorted(held - set(round_.accepted)):
+        why = f" ({round_.secure.reason})" if round_.secure is not None and round_.secure.reason else ""
+        raise TrustChainError(
+            f"round {number} of {cohort} cannot be replayed without an accepted update of {', '.join(missing)}, which "
+            f"took part{why}; {cohort} stays withdrawn. Go on with: trustchain unlearn {federation.run.path}"
+        )
 
 
 def write_round(
@@ -164,7 +172,7 @@ def write_round(
         f"rounds/{number:04d}/round.json",
         {"round": number, "adapters": adapters, "events": [*content["events"], *events], "replay": job.removal},
     )
-    run.append_metrics({"round": number, "replay": job.removal, "cohorts": active})
+    run.append_metrics({"round": number, "replay": job.removal, "cohorts": active, **figures(rounds)})
     federation.submit([*events, federation.checkpoint(number, data, job.removal)])
 
 
@@ -172,7 +180,8 @@ def _all_updates(
     federation: Federation, number: int, rounds: dict[str, CohortRound]
 ) -> dict[str, CohortRound] | None:
     """The round of every cohort with its single updates: replayed ones, and kept files of the others; None where
-    they were not kept (`federation.keep_updates`), so that the settlement cannot be made again."""
+    they were not kept (`federation.keep_updates`), so that the settlement cannot be made again. Under secure
+    aggregation there are none: the merged adapters stand for them."""
     content, out = _content(federation, number), dict(rounds)
     signed = {
         (s["organization"], s["body"]["cohort"], s["body"]["update"]): (s["body"]["weight"], envelope)
@@ -185,8 +194,17 @@ def _all_updates(
         return None
     for cohort in others:
         round_ = CohortRound(federation.task_of_state(cohort, _before(federation, cohort, number)), set())
+        if federation.config.trust.secure_aggregation:
+            after = federation.run.path / adapter_file(number, cohort)
+            if not after.is_file():
+                return None
+            round_.merged = load_tensors(after)
         for entry in merges[cohort]["inputs"]:
             name = entry["organization"]
+            if round_.merged is not None:
+                weight, envelope = signed[name, cohort, entry["update"]]
+                round_.accepted[name] = Update(cohort, Packed.of({}), envelope, weight)
+                continue
             path = federation.run.round_folder(number) / update_file(cohort, name)
             if not path.is_file():
                 return None

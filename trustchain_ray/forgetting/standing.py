@@ -43,7 +43,13 @@ class Recorded:
 
 @dataclass(frozen=True)
 class Merged:
-    """A merge that stands: digests of the adapter before it and of its result, and the updates that it took."""
+    """A merge that stands: digests of the adapter before it and of its result, and the updates that it took.
+
+    Attributes
+    ----------
+    shares
+        How much of each update is in it, as logged where `trust.rule` is not the plain mean.
+    """
 
     cohort: str
     round: int
@@ -51,6 +57,7 @@ class Merged:
     adapter: str
     removal: str
     updates: tuple[Recorded, ...]
+    shares: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -115,8 +122,10 @@ def standing(events: Sequence[Event], manifest: Mapping[str, Any]) -> list[Merge
             ]
             names = [entry["organization"] for entry in body["inputs"]]
             made = [_recorded(name, update) for name, update in zip(names, updates, strict=True)]
-            removal = event.replay or ""
-            found.append(Merged(body["cohort"], body["round"], body["base"], body["adapter"], removal, tuple(made)))
+            removal, shares = event.replay or "", tuple(e["share"] for e in body["inputs"] if "share" in e)
+            found.append(
+                Merged(body["cohort"], body["round"], body["base"], body["adapter"], removal, tuple(made), shares)
+            )
     return sorted(found, key=lambda merged: (merged.round, merged.cohort))
 
 

@@ -1,0 +1,152 @@
+"""Hostile members in a real federation: what rules take, what is refused, who is excluded, and who comes back."""
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+
+from benchmarks.attacks import Attack, Board, Plan, Scene
+from benchmarks.robustness_runs import BenchFederation, Pools
+from ledger.events import ABSENT, AUDIT, MERGE, Event
+from ledger.verify import verify_run
+from trustchain_ray.cluster import cluster
+from trustchain_ray.config import Config
+from trustchain_ray.config_files import load_config, to_yaml
+from trustchain_ray.forgetting.history import History
+from trustchain_ray.forgetting.plan import Ask
+from trustchain_ray.forgetting.reexecute import reexecute
+from trustchain_ray.forgetting.unlearn import unlearn
+from trustchain_ray.robust.reputation import EXCLUDED
+from trustchain_ray.run_directory import RunDirectory
+from trustchain_ray.train import resume, train
+
+pytestmark = pytest.mark.slow
+
+NAMES = ["ann", "ben", "cat", "dan", "eve"]
+COMPLAINTS = {"cardiology": "a racing pulse", "neurology": "a numb hand", "urology": "flank pain"}
+
+
+def quiet(_: str) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Config]:
+    """Five clinics and a tiny classifier, on a cluster for all tests of this file."""
+    folder, rows = tmp_path_factory.mktemp("clinics"), []
+    for number, name in enumerate(NAMES):
+        for i in range(24):
+            label, complaint = list(COMPLAINTS.items())[(i + number) % 3]
+            text = f"Patient {i} has {complaint}"
+            rows.append({"id": f"{name}-{i}", "organization": name, "text": text, "label": label})
+    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "small.yaml").write_text(
+        f"""
+run: {{name: clinics, key: clinics, keystore: {folder / "keys"}}}
+model:
+  task: classification
+  labels: [{", ".join(COMPLAINTS)}]
+  max_length: 24
+  made: {{hidden: 32, layers: 1, heads: 2, intermediate: 64, vocabulary: 320}}
+  lora: {{rank: 2, alpha: 4, targets: [q_proj, v_proj]}}
+data: {{train: train.jsonl, public: train.jsonl, test_share: 0.1}}
+training: {{engine: torch, batch_size: 8, sampling_rate: 0.3, lr: 3.0e-3}}
+federation: {{rounds: 3, local_steps: 2, quorum: 0.6, keep_updates: all, evaluate_every: 100}}
+ledger: {{public: {{kind: none}}, witnesses: false}}
+resources: {{mode: pooled, workers: 2, cpus_per_worker: 0}}
+"""
+    )
+    config = load_config([str(folder / "small.yaml")], [])
+    with cluster(config, len(NAMES)):
+        yield config
+
+
+def with_rule(config: Config, **trust: Any) -> Config:
+    return dataclasses.replace(config, trust=dataclasses.replace(config.trust, **trust))
+
+
+def events_of(run: Path, kind: str) -> list[Event]:
+    manifest = json.loads((run / "manifest.json").read_text())
+    return [event for event in History.read(run, manifest).events if event.type == kind]
+
+
+def test_a_robust_run_verifies_and_forgets_an_organization_exactly(config: Config, tmp_path: Path):
+    robust = with_rule(config, rule="trimmed_mean", hostile=1, mixing=True)
+    result = train(robust, str(tmp_path / "all"), quiet)
+    run = tmp_path / "all"
+    assert json.loads((run / "manifest.json").read_text())["rule"] == {
+        "name": "trimmed_mean", "hostile": 1, "mixing": True,
+    }  # fmt: skip
+    shares = [{e["organization"]: float(e["share"]) for e in m.body["inputs"]} for m in events_of(run, MERGE)]
+    assert [sorted(one) for one in shares] == [NAMES] * 3
+    assert all(sum(one.values()) == pytest.approx(1, abs=1e-5) for one in shares)
+    assert all(len(set(one.values())) > 1 for one in shares), "a rule that takes all alike is the mean"
+    report = verify_run(run)
+    assert report.ok, report.failure
+    again = reexecute(report, str(run), "merges", None, quiet)["reexecution"]
+    assert (again["merges"], again["same"]) == (3, True)
+
+    removed = unlearn(str(run), [Ask("organization", organization="eve")], "replay", quiet, evaluate=False)
+    never = dataclasses.replace(robust, data=dataclasses.replace(robust.data, exclude=["eve/*"]))
+    assert removed["guarantee"] == "EXACT_BITWISE"
+    assert removed["new_model_digest"] == train(never, str(tmp_path / "four"), quiet)["model_digest"]
+    assert removed["new_model_digest"] != result["model_digest"]
+    report = verify_run(run)
+    assert report.ok, report.failure
+    assert reexecute(report, str(run), "merges", None, quiet)["reexecution"]["same"] is True
+
+
+def test_a_liar_is_excluded_and_comes_back_only_if_its_updates_are_confirmed(config: Config, tmp_path: Path):
+    def lies(scene: Scene) -> np.ndarray:
+        """Honest in the first round; then one hostile member sends nonsense, the other turns the sign."""
+        if not scene.moved.any():
+            return scene.own
+        return scene.own * np.nan if scene.name == "ben" else -scene.own
+
+    suspicious = with_rule(config, exclude_below=0.3)
+    suspicious = dataclasses.replace(suspicious, federation=dataclasses.replace(config.federation, rounds=5))
+    run = RunDirectory.create(tmp_path / "run")
+    run.write("config.yaml", to_yaml(suspicious).encode())
+    federation = BenchFederation(suspicious, run, quiet)
+    federation.pools = Pools(suspicious)
+    attack = Attack("lies", "for this test", update=lies)
+    federation.plan = Plan(attack, ("ben", "eve"), ("ann", "cat", "dan"), "urology", Board.remote())
+    try:
+        federation.start()
+        seen = [federation.train_round(number)[0]["reputation"] for number in (1, 2, 3)]
+        federation.writer.close()
+        federation.ask_ledger("flush")
+    finally:
+        federation.close()
+        for actor in (federation.plan.board, *federation.pools.all, *filter(None, [federation.ledger])):
+            ray.kill(actor)
+        run.unlock()
+    assert [row["ben"] < 0.3 for row in seen] == [False, True, True]
+    assert seen[2]["ben"] == seen[1]["ben"], "time alone brings nobody back"
+    assert seen[2]["eve"] == seen[2]["ann"] > 0.5, "a sound update speaks for itself, until somebody looks"
+    merged = [[e["organization"] for e in m.body["inputs"]] for m in events_of(run.path, MERGE)]
+    assert merged == [NAMES, *[[n for n in NAMES if n != "ben"]] * 2]
+
+    report = verify_run(run.path)
+    assert report.ok, report.failure
+    said = reexecute(report, str(run.path), "all", "ann", quiet)["reexecution"]
+    assert not report.ok, "the turned sign is found"
+    assert (said["same"], said["first_difference"]["organization"]) == (False, "eve")
+    assert said["audited"] == {"ben": "same", "cat": "same", "dan": "same", "eve": "eve, cohort all, round 2"}
+    audits = {e.body["organization"]: e for e in events_of(run.path, AUDIT)}
+    assert {e.organization for e in audits.values()} == {"ann"}
+    assert (audits["ben"].body["result"], audits["ben"].body["round"]) == ("same", 3)
+
+    resume(str(run.path), quiet)
+    merged = [[e["organization"] for e in m.body["inputs"]] for m in events_of(run.path, MERGE)]
+    assert merged[3:] == [[n for n in NAMES if n != "eve"]] * 2
+    out = [(e.body["round"], e.body["organization"]) for e in events_of(run.path, ABSENT)
+           if e.body["reason"].startswith(EXCLUDED)]  # fmt: skip
+    assert out == [(3, "ben"), (4, "eve"), (5, "eve")]
+    report = verify_run(run.path)
+    assert report.ok, report.failure

@@ -1,0 +1,1 @@
+"""Distrust: rules that merge updates of which some are hostile, and the reputation of organizations."""
