@@ -9,8 +9,10 @@ from ledger import layout
 from ledger.errors import LedgerError
 from ledger.events import Event
 from ledger.heads import AnchorStore, TreeHead
+from ledger.identity import COORDINATOR
 from ledger.merkle import MerkleLog
 from ledger.private import PrivateChain
+from ledger.registry import Registry
 from ledger.seal import Seal
 
 
@@ -119,10 +121,11 @@ class Audit:
         Whether ``events`` and ``merkle`` hold the whole log, not only chosen events.
     events
         Events in order, checked, without their leaves.
-    organizations, keys
-        Key id of each organization, and public keys by key id, as the log registers them.
+    registry
+        Whose key counts where, as the log's events say.
     documents
-        Public keys in hex by organization, as identity documents show them, where no log is here.
+        Public keys in hex by organization, as identity documents show them, where no log is here: oldest first, each
+        rotated to the next.
     consistency
         Consistency proofs between successive tree heads, where chosen events stand for the log.
     notes
@@ -138,9 +141,8 @@ class Audit:
     run: str = ""
     events: list[Event] = field(default_factory=list)
     merkle: MerkleLog = field(default_factory=MerkleLog)
-    organizations: dict[str, str] = field(default_factory=dict)
-    keys: dict[str, str] = field(default_factory=dict)
-    documents: dict[str, str] = field(default_factory=dict)
+    registry: Registry = field(default_factory=Registry)
+    documents: dict[str, list[str]] = field(default_factory=dict)
     manifest: dict[str, Any] = field(default_factory=dict)
     links: Links = field(default_factory=Links)
     consistency: list[list[bytes]] | None = None
@@ -162,11 +164,29 @@ class Audit:
         if self.lacks(name):
             raise Skip(f"{name} is not here")
 
+    @property
+    def organizations(self) -> dict[str, str]:
+        """Key id of each organization that the log registers."""
+        return self.registry.organizations
+
+    def lineage(self, organization: str) -> list[str]:
+        """Public keys in hex that the run shows of an organization, oldest first, each rotated to the next."""
+        return self.registry.lineage(organization) or self.documents.get(organization, [])
+
     def public_key(self, organization: str) -> str | None:
-        """Public key in hex: as the log registers it, else as the verifying person knows it, else of its document."""
-        if organization in self.organizations:
-            return self.keys[self.organizations[organization]]
-        return (self.options.trust or {}).get(organization) or self.documents.get(organization)
+        """Public key in hex: as the log registers it, else as the verifying person knows it, else of its document; the
+        newest one where a rotation leads on from it."""
+        known = (self.options.trust or {}).get(organization)
+        shown = self.lineage(organization)
+        if organization in self.organizations or known is None or known in shown:
+            return shown[-1] if shown else known
+        return known
+
+    def witness_keys(self, size: int) -> dict[str, str]:
+        """Public keys in hex, by organization, with which a tree head of that size may be cosigned."""
+        known = {**self.documents, **(self.options.trust or {})}.keys() - self.organizations.keys()
+        others = {name: key for name in known if (key := self.public_key(name)) is not None}
+        return {name: key for name, key in {**others, **self.registry.keys_at(size)}.items() if name != COORDINATOR}
 
     def file_digest(self, name: str) -> str:
         """SHA-256 of a file. Raises Fault if it cannot be read."""

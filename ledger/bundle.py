@@ -66,8 +66,8 @@ def export(
         The file to write.
     events
         Positions of the events that the bundle is to hold, each with an inclusion proof, instead of the whole log.
-        Those that give them meaning come along: REGISTER, RUN_MANIFEST, the last MODEL_RELEASE, MODEL_REVOKED, and
-        RUN_COMPLETE.
+        Those that give them meaning come along: REGISTER, KEY_*, RUN_MANIFEST, the last MODEL_RELEASE, MODEL_REVOKED,
+        and RUN_COMPLETE.
     types
         Events of these types, too, as above.
     model
@@ -129,7 +129,7 @@ def _select(log: SqliteLog, sources: Mapping[str, Path], chosen: set[int], types
     if not signed:
         raise LedgerError(f"{log.path}: no tree head is signed yet, so that no event can be proven; try again later")
     size = signed[-1].size
-    for kind in {ev.REGISTER, ev.RUN_MANIFEST, ev.RUN_COMPLETE, ev.MODEL_REVOKED, *types}:
+    for kind in {*ev.KEY_EVENTS, ev.RUN_MANIFEST, ev.RUN_COMPLETE, ev.MODEL_REVOKED, *types}:
         chosen |= {index for index, _ in log.events(kind) if index < size}
     chosen |= set([index for index, _ in log.events(ev.MODEL_RELEASE) if index < size][-1:])
     for index in sorted(chosen):
@@ -149,7 +149,7 @@ def _tree_heads(log: SqliteLog, sources: Mapping[str, Path]) -> list[heads.TreeH
     key = log.registry.keys.get(log.registry.organizations.get(COORDINATOR, ""))
     if layout.ANCHORS not in sources or key is None:
         return []
-    return heads.read_heads(heads.parse_store(sources[layout.ANCHORS].read_bytes()), key, {})
+    return heads.read_heads(heads.parse_store(sources[layout.ANCHORS].read_bytes()), key)
 
 
 def _model_files(run_dir: Path, log: SqliteLog) -> dict[str, Path]:

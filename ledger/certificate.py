@@ -43,7 +43,7 @@ class Publication:
     certificate
         SHA-256 of the statement.
     selection
-        REGISTER, RUN_MANIFEST, UNLEARN_* and MODEL_REVOKED events of this removal, each with an inclusion proof.
+        REGISTER, KEY_*, RUN_MANIFEST, UNLEARN_* and MODEL_REVOKED events of this removal, each with an inclusion proof.
     checkpoint
         Of the log of the proofs, with cosignatures of witnesses.
     chain, receipt

@@ -27,9 +27,9 @@ def sign(payload: bytes, payload_type: str, identity: Identity) -> Envelope:
     """Wrap ``payload`` in an envelope signed by ``identity``."""
     signature = identity.sign(pae(payload_type, payload))
     return {
-        "payload": base64.b64encode(payload).decode(),
+        "payload": encode_base64(payload),
         "payloadType": payload_type,
-        "signatures": [{"keyid": identity.key_id, "sig": base64.b64encode(signature).decode()}],
+        "signatures": [{"keyid": identity.key_id, "sig": encode_base64(signature)}],
     }
 
 
@@ -59,10 +59,10 @@ def payload_of(envelope: Envelope) -> tuple[bytes, str, str, bytes]:
     if not isinstance(signature["keyid"], str):
         raise LedgerError("envelope: keyid is not a string")
     return (
-        _decode(envelope["payload"], "payload"),
+        decode_base64(envelope["payload"], "payload"),
         payload_type,
         signature["keyid"],
-        _decode(signature["sig"], "sig"),
+        decode_base64(signature["sig"], "sig"),
     )
 
 
@@ -132,8 +132,13 @@ def _public_key(public_hex: str) -> Ed25519PublicKey:
         raise LedgerError(f"public key {public_hex[:16]!r}: not an Ed25519 key: {error}") from None
 
 
-def _decode(text: object, what: str) -> bytes:
-    """Decode base64; only the one spelling that the encoder writes is accepted."""
+def encode_base64(data: bytes) -> str:
+    """Base64, as :func:`decode_base64` takes it."""
+    return base64.b64encode(data).decode()
+
+
+def decode_base64(text: object, what: str) -> bytes:
+    """Decode base64; only the one spelling that the encoder writes is accepted. Raises LedgerError naming ``what``."""
     if not isinstance(text, str):
         raise LedgerError(f"envelope: {what} is not a string")
     try:

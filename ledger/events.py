@@ -33,9 +33,12 @@ UNLEARN_REQUEST = "UNLEARN_REQUEST"
 UNLEARN_WITHDRAWN = "UNLEARN_WITHDRAWN"
 UNLEARN_EXEC = "UNLEARN_EXEC"
 UNLEARN_ATTEST = "UNLEARN_ATTEST"
+AUDIT = "AUDIT"
 PRIVACY_SPEND = "PRIVACY_SPEND"
 REWARD_SETTLEMENT = "REWARD_SETTLEMENT"
 KEY_ROTATION = "KEY_ROTATION"
+KEY_REVOKED = "KEY_REVOKED"
+KEY_ADMITTED = "KEY_ADMITTED"
 MODEL_REVOKED = "MODEL_REVOKED"
 
 _FIELDS = {"body", "key", "organization", "run", "time", "type"}
@@ -83,17 +86,30 @@ REQUIRED: dict[str, dict[str, str]] = {
     UNLEARN_ATTEST: {
         "certificate": bodies.DIGEST, "mode": bodies.STR, "steps": bodies.INT, "result": bodies.STR,
     },
-    PRIVACY_SPEND: {}, KEY_ROTATION: {},
+    AUDIT: {"round": bodies.INT, "organization": bodies.STR, "steps": bodies.INT, "result": bodies.STR},
+    PRIVACY_SPEND: {},
+    KEY_ROTATION: {"key_id": bodies.DIGEST, "public_key": bodies.DIGEST, "possession": bodies.STR},
+    KEY_REVOKED: {
+        "organization": bodies.STR, "key_id": bodies.DIGEST, "reason": bodies.STR, "approvals": bodies.LIST,
+    },
+    KEY_ADMITTED: {
+        "organization": bodies.STR, "replaces": bodies.DIGEST, "key_id": bodies.DIGEST, "public_key": bodies.DIGEST,
+        "possession": bodies.STR, "reason": bodies.STR, "approvals": bodies.LIST,
+    },
 }  # fmt: skip
 """Fields that the body of each type must have, with their kind; a body may have more.
 
 ``UNLEARN_WITHDRAWN`` begins a removal: ``removal`` is its random id, ``requests`` those that it serves, ``cohorts`` the
-first round, by cohort, whose adapter must not be used any more.
+first round, by cohort, whose adapter must not be used any more. ``AUDIT`` says what re-executing so many ``steps`` of
+``organization`` gave: ``same``, or where the first difference is; ``round`` is the last one that was finished then.
 """
 
 OPTIONAL: dict[str, dict[str, str]] = {
     UPDATE: {"replay": bodies.DIGEST, "trace": bodies.TRACE},
-    MERGE: {"replay": bodies.DIGEST},
+    MERGE: {
+        "replay": bodies.DIGEST, "transcript": bodies.DIGEST, "attempt": bodies.INT, "threshold": bodies.INT,
+        "reason": bodies.STR,
+    },
     CHECKPOINT: {"replay": bodies.DIGEST},
     EVALUATION: {"replay": bodies.DIGEST, "adapters": bodies.NAMED},
     REWARD_SETTLEMENT: {"replay": bodies.DIGEST},
@@ -101,11 +117,17 @@ OPTIONAL: dict[str, dict[str, str]] = {
 }
 """Fields that a body may have, with their kind.
 
-``replay``: the removal in which it was made; ``trace``: a digest for each step that was trained.
+``replay``: the removal in which it was made; ``trace``: a digest for each step that was trained. Of a merge by secure
+aggregation, ``transcript`` is the digest over all that was said in its session, ``attempt`` counts the sessions before
+it, ``threshold`` is the number of members that had to stay; without a sum, ``reason`` says why.
 """
 
 _INSIDE: dict[str, Callable[[str, Mapping[str, Any]], None]] = {
+    AUDIT: bodies.check_audit,
     DECISION: bodies.check_decision,
+    KEY_ROTATION: bodies.check_key_rotation,
+    KEY_REVOKED: bodies.check_key_decision,
+    KEY_ADMITTED: bodies.check_key_decision,
     MERGE: bodies.check_merge,
     SHARD_MANIFEST: bodies.check_shard_manifest,
     UNLEARN_REQUEST: bodies.check_unlearn_request,
@@ -118,10 +140,13 @@ TYPES = frozenset(REQUIRED)
 COORDINATOR_ONLY = frozenset(
     {
         RUN_MANIFEST, REFUSED, ABSENT, MERGE, EVALUATION, CHECKPOINT, MODEL_RELEASE, RUN_COMPLETE, REWARD_SETTLEMENT,
-        UNLEARN_WITHDRAWN, MODEL_REVOKED, UNLEARN_EXEC,
+        UNLEARN_WITHDRAWN, MODEL_REVOKED, UNLEARN_EXEC, KEY_REVOKED, KEY_ADMITTED,
     }
 )  # fmt: skip
 """Types that only the coordinator may sign."""
+
+KEY_EVENTS = (REGISTER, KEY_ROTATION, KEY_REVOKED, KEY_ADMITTED)
+"""Types that say whose key counts, and from where on (:class:`ledger.registry.Registry`)."""
 
 
 @dataclass(frozen=True)

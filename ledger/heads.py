@@ -1,6 +1,6 @@
 """Tree heads: C2SP checkpoints of the log, and the store of those that go to the public chain."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -94,7 +94,9 @@ def parse_store(data: bytes) -> AnchorStore:
     return AnchorStore(content["run"], content["chain"], entries)
 
 
-def read_heads(store: AnchorStore, log_key: str, witness_keys: Mapping[str, str]) -> list[TreeHead]:
+def read_heads(
+    store: AnchorStore, log_key: str, witness_keys: Callable[[int], Mapping[str, str]] = lambda size: {}
+) -> list[TreeHead]:
     """Check the signatures of all heads of a store and number them.
 
     Parameters
@@ -104,7 +106,8 @@ def read_heads(store: AnchorStore, log_key: str, witness_keys: Mapping[str, str]
     log_key
         The coordinator's public key in hex.
     witness_keys
-        Public keys in hex of organizations by name; cosignatures of others do not count.
+        Gives, for the size of a head, the public keys in hex of organizations by name: a key that was rotated before
+        that size counts no more. Cosignatures of others do not count. Default: none does.
 
     Raises
     ------
@@ -116,7 +119,8 @@ def read_heads(store: AnchorStore, log_key: str, witness_keys: Mapping[str, str]
     prev = NO_ROOT.hex()
     for seq, entry in enumerate(store.entries, 1):
         try:
-            said = checkpoint.read(entry.checkpoint, store.run, log_key, witness_keys)
+            size = checkpoint.parse(entry.checkpoint).size
+            said = checkpoint.read(entry.checkpoint, store.run, log_key, witness_keys(size))
         except LedgerError as error:
             raise LedgerError(f"tree head {seq}: {error}") from None
         heads.append(TreeHead(store.run, said.size, said.root.hex(), seq, prev, dict(said.cosigners)))

@@ -1,4 +1,8 @@
-"""Ed25519 identities: one private key an organization, in a file that only its owner can read."""
+"""Ed25519 identities: one private key an organization, in a file that only its owner can read.
+
+A key file is PKCS #8 in PEM, encrypted where the environment variable :data:`PASSPHRASE` was set when it was written.
+What rotates and protects key files is in :mod:`ledger.key_files`.
+"""
 
 import contextlib
 import os
@@ -17,6 +21,12 @@ from ledger.errors import LedgerError
 
 COORDINATOR = "coordinator"
 """Name of the identity that runs rounds, signs tree heads and seals."""
+
+PASSPHRASE = "TRUSTCHAIN_KEY_PASSPHRASE"
+"""Environment variable with the passphrase of key files; read where a file is read or written, and kept nowhere."""
+
+KEY_ID_DIGITS = 16
+"""So much of a key id stands in the name of a retired key's file."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
@@ -74,14 +84,15 @@ def load_or_create(name: str, directory: str | Path) -> Identity:
     name
         Organization; see :func:`check_name`.
     directory
-        Where ``<name>.pem`` lies; made with mode 0700 if missing. The file gets mode 0600.
+        Where ``<name>.pem`` lies; made with mode 0700 if missing. The file gets mode 0600, and is encrypted where
+        :data:`PASSPHRASE` is set.
 
     Raises
     ------
     LedgerError
         As :func:`load`, or the file cannot be written.
     """
-    path = _key_path(name, directory)
+    path = key_path(name, directory)
     if not path.is_symlink() and not path.exists():
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -92,9 +103,7 @@ def load_or_create(name: str, directory: str | Path) -> Identity:
 
 
 def _create(path: Path) -> None:
-    pem = Ed25519PrivateKey.generate().private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
+    pem = encode_key(Ed25519PrivateKey.generate(), passphrase())
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     try:
@@ -110,18 +119,40 @@ def _create(path: Path) -> None:
     fsync_directory(path.parent)
 
 
-def load(name: str, directory: str | Path) -> Identity:
+def load(name: str, directory: str | Path, key_id: str | None = None) -> Identity:
     """Load the key of ``name`` from ``<directory>/<name>.pem``.
+
+    Parameters
+    ----------
+    name, directory
+        As of :func:`load_or_create`.
+    key_id
+        Take this key, also where it was retired since (``<name>.<key id>.retired.pem``).
 
     Raises
     ------
     LedgerError
-        No such file, a symbolic link, a file that others can read, or no Ed25519 key in it.
+        No such file, a symbolic link, a file that others can read, no Ed25519 key in it, a passphrase that is missing
+        or wrong, or no key with that id.
     """
-    path = _key_path(name, directory)
+    path = key_path(name, directory)
+    if key_id is not None and os.path.lexists(retired_path(name, directory, key_id)):
+        path = retired_path(name, directory, key_id)
+    identity = Identity(name, read_key(path))
+    if key_id is not None and identity.key_id != key_id:
+        raise LedgerError(
+            f"{path}: is key {identity.key_id[:16]} of {name}; the key {key_id[:16]}, which is needed, is neither here "
+            "nor among the retired ones; restore its file, or point to the right key folder"
+        )
+    return identity
+
+
+def read_key(path: Path) -> Ed25519PrivateKey:
+    """Private key of a file. Raises LedgerError as :func:`load`."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
+        name = path.stem
         raise LedgerError(f"{path}: {name} has no key here; register it first, or point to its key folder") from None
     except OSError as error:
         if path.is_symlink():
@@ -138,17 +169,53 @@ def load(name: str, directory: str | Path) -> Identity:
         pem = os.read(descriptor, 65536)
     finally:
         os.close(descriptor)
-    try:
-        key = serialization.load_pem_private_key(pem, password=None)
-    except (ValueError, TypeError) as error:
-        raise LedgerError(f"{path}: holds no readable private key: {error}") from None
+    key = _decode_key(path, pem)
     if not isinstance(key, Ed25519PrivateKey):
         raise LedgerError(f"{path}: holds a {type(key).__name__}, not an Ed25519 key")
-    return Identity(name, key)
+    return key
 
 
-def _key_path(name: str, directory: str | Path) -> Path:
-    return Path(directory) / f"{check_name(name)}.pem"
+def is_protected(pem: bytes) -> bool:
+    """Whether a key file is encrypted."""
+    return b"-----BEGIN ENCRYPTED PRIVATE KEY-----" in pem
+
+
+def _decode_key(path: Path, pem: bytes) -> object:
+    secret = passphrase() if is_protected(pem) else None
+    if is_protected(pem) and secret is None:
+        raise LedgerError(f"{path}: this key is protected by a passphrase; set {PASSPHRASE} in the environment")
+    try:
+        return serialization.load_pem_private_key(pem, password=secret)
+    except (ValueError, TypeError) as error:
+        if secret is not None:
+            raise LedgerError(f"{path}: {PASSPHRASE} is not its passphrase, or the file is damaged") from None
+        raise LedgerError(f"{path}: holds no readable private key: {error}") from None
+
+
+def encode_key(key: Ed25519PrivateKey, secret: bytes | None) -> bytes:
+    """PKCS #8 in PEM of a private key, encrypted where there is a passphrase."""
+    return key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.BestAvailableEncryption(secret) if secret else serialization.NoEncryption(),
+    )
+
+
+def passphrase() -> bytes | None:
+    """What :data:`PASSPHRASE` holds; None where it is unset or empty."""
+    return os.fsencode(os.environ.get(PASSPHRASE, "")) or None
+
+
+def retired_path(name: str, directory: str | Path, key_id: str) -> Path:
+    """File of a retired key of ``name``. Raises LedgerError as :func:`key_path`."""
+    return key_path(name, directory).with_name(f"{name}.{key_id[:KEY_ID_DIGITS]}.retired.pem")
+
+
+def key_path(name: str, directory: str | Path) -> Path:
+    """File of the key of ``name``. Raises LedgerError where it is no name of an organization that has a key."""
+    if check_name(name).endswith(".retired"):
+        raise LedgerError(f"organization name {name!r}: files of that ending are those of retired keys; choose another")
+    return Path(directory) / f"{name}.pem"
 
 
 def public_document(identity: Identity) -> dict[str, str]:

@@ -137,6 +137,8 @@ class LinkState:
             self._place_in_training(where, cohort, round_)
         else:
             self._place_in_replay(where, cohort, round_, event.replay)
+        if self.manifest.get("secure_aggregation") and body["inputs"] and "transcript" not in body:
+            raise LedgerError(f"{where}: names no secure sum; the manifest says that all of them are")
         base = self._adapter(cohort)
         if body["base"] != base:
             raise LedgerError(f"{where}: starts from {body['base'][:16]}, the adapter before it is {base[:16]}")

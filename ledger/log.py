@@ -15,7 +15,7 @@ from ledger import merkle
 from ledger.canonical import parse_canonical
 from ledger.dsse import Envelope
 from ledger.errors import LedgerError
-from ledger.events import REGISTER, Event, read_event
+from ledger.events import KEY_EVENTS, Event, read_event
 from ledger.registry import Registry
 
 SCHEMA = """
@@ -63,7 +63,7 @@ class SqliteLog:
     Attributes
     ----------
     registry
-        Keys learnt from the log's own REGISTER events.
+        Keys learnt from the log's own REGISTER and KEY_* events.
 
     Raises
     ------
@@ -132,8 +132,8 @@ class SqliteLog:
 
     def _learn(self) -> None:
         try:
-            for _, envelope in self.events(REGISTER):
-                self.registry.admit(envelope)
+            for position, envelope in self.events(*KEY_EVENTS):
+                self.registry.admit(envelope, position)
         except LedgerError as error:
             raise LedgerError(f"{self.path}: {error}") from None
 
@@ -163,10 +163,18 @@ class SqliteLog:
             appended.
         """
         registry = self.registry.copy()
-        return self.append([registry.admit(envelope) for envelope in envelopes])
+        return self.append([self.take(envelope, registry) for envelope in envelopes])
+
+    def take(self, envelope: Envelope, registry: Registry) -> Event:
+        """Read an event, and enter it in ``registry`` unless it is in the log: then it may be of a key that was retired
+        since. Raises LedgerError as :meth:`~ledger.registry.Registry.admit` and :meth:`find`."""
+        event = registry.read(envelope)
+        if self.find(event) is None:
+            registry.enter(event)
+        return event
 
     def append(self, events: Sequence[Event]) -> list[int]:
-        """As :meth:`append_batch`, for events that a :class:`~ledger.registry.Registry` admitted."""
+        """As :meth:`append_batch`, for events that :meth:`take` read."""
         if self.read_only:
             raise LedgerError(f"{self.path}: is open for reading only")
         registry = self.registry.copy()
@@ -181,9 +189,9 @@ class SqliteLog:
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 for event in events:
-                    registry.enter(event)
                     position = self.find(event)
                     if position is None:
+                        registry.enter(event, size)
                         position, size = size, size + 1
                         self._db.execute(
                             "INSERT INTO leaves VALUES (?, ?, ?, ?, ?, ?)",
@@ -250,14 +258,14 @@ class SqliteLog:
         rows = self._rows("SELECT leaf FROM leaves WHERE idx>=? ORDER BY idx LIMIT ?", (start, max(0, count)))
         return [bytes(row[0]) for row in rows]
 
-    def events(self, type: str | None = None) -> Iterator[tuple[int, Envelope]]:
-        """Position and envelope of every event, or of those of one type, in order."""
-        query = "SELECT idx, leaf FROM leaves" + (" WHERE type=?" if type else "") + " ORDER BY idx"
-        for index, leaf in self._rows(query, (type,) if type else ()):
+    def events(self, *types: str) -> Iterator[tuple[int, Envelope]]:
+        """Position and envelope of every event, or of those of some types, in order."""
+        among = f" WHERE type IN ({', '.join('?' * len(types))})" if types else ""
+        for index, leaf in self._rows(f"SELECT idx, leaf FROM leaves{among} ORDER BY idx", types):
             yield index, parse_canonical(leaf)
 
     def keys(self) -> dict[str, str]:
-        """Registered public keys in hex, by key id."""
+        """Registered public keys in hex, by key id: those in force, and those that were."""
         return dict(self.registry.keys)
 
     def rows(self) -> Iterator[tuple[int, str, str, str, int | None, bytes]]:

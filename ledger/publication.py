@@ -13,7 +13,7 @@ from ledger.log import SqliteLog
 from ledger.verify_events import Proven, Selection
 
 _TYPES = (
-    ev.REGISTER, ev.RUN_MANIFEST, ev.UNLEARN_REQUEST, ev.UNLEARN_WITHDRAWN, ev.UNLEARN_EXEC, ev.UNLEARN_ATTEST,
+    *ev.KEY_EVENTS, ev.RUN_MANIFEST, ev.UNLEARN_REQUEST, ev.UNLEARN_WITHDRAWN, ev.UNLEARN_EXEC, ev.UNLEARN_ATTEST,
     ev.MODEL_REVOKED,
 )  # fmt: skip
 
@@ -48,7 +48,7 @@ def publish_from(run_dir: str | Path, data: bytes, coordinator: Identity) -> byt
     entry = store.entries[-1]
     log = SqliteLog(run_dir / layout.LOG, read_only=True)
     try:
-        size = heads.read_heads(store, coordinator.public_hex, {})[-1].size
+        size = heads.read_heads(store, coordinator.public_hex)[-1].size
         keys = log.keys()
         chosen: list[int] = []
         executed = False

@@ -28,6 +28,7 @@ from ledger.events import Event
 from ledger.identity import Identity, check_name, key_id_of
 from ledger.manifest_proof import presence
 from ledger.manifest_tree import ManifestTree
+from ledger.registry import registry_of
 from ledger.removal import ORGANIZATION, TRAIN, Removal
 from ledger.report import Check, Report
 from ledger.shape import DICT, DIGEST, INT, LIST, STR, digests, fields, rows
@@ -265,12 +266,11 @@ def _check_form(state: _State) -> str:
 def _check_signature(state: _State) -> str:
     receipt = state.receipt
     events: Sequence[Event] = state.log.events if state.log is not None else ()
-    slot = (ev.REGISTER, receipt.organization)
-    registered = [event.body["public_key"] for event in events if (event.type, event.organization) == slot]
-    known = state.trust.get(receipt.organization)
-    if known is not None and any(key != known for key in registered):
+    registry = registry_of(receipt.run, enumerate(events))
+    shown, known = registry.lineage(receipt.organization), state.trust.get(receipt.organization)
+    if known is not None and shown and known not in shown:
         raise LedgerError(f"the run shows another key of {receipt.organization} than the one that you trust")
-    keys = [known] if known is not None else registered
+    keys = registry.held(receipt.organization) if shown else [known] if known is not None else []
     if not keys and (state.trust or state.log is not None):
         raise LedgerError(f"is of {receipt.organization}, which neither the log nor your keys know")
     if not keys:

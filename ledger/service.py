@@ -91,7 +91,7 @@ class LedgerService:
             self._outbox = Outbox(self._dir / layout.OUTBOX)
             opened.callback(self._outbox.close)
             self._registry = self._log.registry.copy()
-            self._pending: list[Event] = [self._registry.admit(envelope) for envelope in self._outbox.pending()]
+            self._pending: list[Event] = [self._log.take(e, self._registry) for e in self._outbox.pending()]
             self._waiting = {(event.organization, event.key): event for event in self._pending}
             self._store = self._load_store()
             self._heads = self._load_heads()
@@ -127,7 +127,7 @@ class LedgerService:
             refused: list[Refused] = []
             for index, envelope in enumerate(envelopes):
                 try:
-                    event = registry.admit(envelope)
+                    event = registry.read(envelope)
                     slot = (event.organization, event.key)
                     waiting = admitted.get(slot) or self._waiting.get(slot)
                     if waiting is not None and (waiting.type, waiting.body) != (event.type, event.body):
@@ -136,6 +136,7 @@ class LedgerService:
                             "a new statement needs a new key"
                         )
                     if waiting is None and self._log.find(event) is None:
+                        registry.enter(event)
                         admitted[slot] = event
                         fresh.append(envelope)
                 except LedgerError as error:
@@ -245,7 +246,8 @@ class LedgerService:
             for line in lines:
                 try:
                     longer = checkpoint.add(note, line)
-                    said = checkpoint.read(longer, self._run, self._identity.public_hex, self._witness_keys())
+                    keys = self._witness_keys(head.size)
+                    said = checkpoint.read(longer, self._run, self._identity.public_hex, keys)
                     if longer != note and said.cosigners.keys() == cosigners.keys():
                         raise LedgerError("not by an organization of this run, or its second one")
                     note, cosigners = longer, dict(said.cosigners)
@@ -436,6 +438,11 @@ class LedgerService:
         with self.lock:
             return sorted(name for name in self._registry.organizations if name != COORDINATOR)
 
+    def revoked(self) -> list[str]:
+        """Organizations whose key was revoked, without another one that was admitted."""
+        with self.lock:
+            return self._registry.revoked
+
     def _unseal(self) -> None:
         """Take the seal off before anything changes."""
         seal = self._dir / layout.SEAL
@@ -464,7 +471,7 @@ class LedgerService:
     def _load_heads(self) -> list[TreeHead]:
         path = self._dir / layout.ANCHORS
         try:
-            found = heads.read_heads(self._store, self._identity.public_hex, self._witness_keys())
+            found = heads.read_heads(self._store, self._identity.public_hex, self._witness_keys)
         except LedgerError as error:
             raise LedgerError(f"{path}: {error}") from None
         for head in found:
@@ -482,10 +489,10 @@ class LedgerService:
             raise LedgerError(f"{path}: needs exactly {', '.join(kinds)}; delete it, the chain says how far it is")
         return dict(sent)
 
-    def _witness_keys(self) -> dict[str, str]:
-        """Public keys in hex of the registered organizations."""
-        registered = self._registry.organizations.items()
-        return {name: self._registry.keys[key_id] for name, key_id in registered if name != COORDINATOR}
+    def _witness_keys(self, size: int) -> dict[str, str]:
+        """Public keys in hex of the organizations, as they are in force after the log's first ``size`` events."""
+        keys = self._log.registry.keys_at(size)
+        return {name: key for name, key in keys.items() if name != COORDINATOR}
 
     def _rounds_since_head(self) -> int:
         start = self._heads[-1].size if self._heads else 0

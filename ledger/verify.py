@@ -12,6 +12,7 @@ from ledger import (
     bundle,
     layout,
     verify_anchors,
+    verify_approvals,
     verify_files,
     verify_log,
     verify_private,
@@ -53,6 +54,10 @@ STEPS: list[Step[Audit]] = [
          "every removal that was executed has a certificate, and it holds", layout.CERTIFICATES),
 ]  # fmt: skip
 """Each may rely on those before it."""
+
+APPROVALS = Step("approvals", verify_approvals.check_approvals,
+                 "no chain that was asked revokes the model that the run releases", layout.LOG)  # fmt: skip
+"""For a run with certificates of removals."""
 
 OWN_MODEL = Step("your model", verify_files.check_own_model,
                  "the model that you have is the released one", layout.MODEL)  # fmt: skip
@@ -113,7 +118,8 @@ def verify_run(
                 return report
         own = Path(model) if model is not None else None
         audit = Audit(path, Options(partial, trust, own, min_witnesses, min_auditors, rpc_url, fabric))
-        go_through(STEPS + [OWN_MODEL] * (own is not None), audit, report, on_check)
+        removals = [APPROVALS] * bool(layout.certificate_files(path))
+        go_through(STEPS + removals + [OWN_MODEL] * (own is not None), audit, report, on_check)
     return report
 
 

@@ -24,9 +24,7 @@ def check_heads(audit: Audit) -> str:
         if audit.run and store.run != audit.run:
             raise LedgerError(f"is of run {store.run!r}, the log of {audit.run!r}")
         audit.run = audit.run or store.run
-        organizations = {*audit.organizations, *audit.documents, *(audit.options.trust or {})} - {COORDINATOR}
-        keys = {name: audit.public_key(name) for name in organizations}
-        audit.heads = heads.read_heads(store, key, {name: known for name, known in keys.items() if known})
+        audit.heads = heads.read_heads(store, key, audit.witness_keys)
         _check_row(audit)
     except LedgerError as error:
         raise Fault(layout.ANCHORS, str(error)) from None

@@ -14,7 +14,7 @@ from ledger.errors import LedgerError
 from ledger.events import Event
 from ledger.identity import COORDINATOR, check_name, key_id_of
 from ledger.merkle import MerkleLog
-from ledger.registry import Registry
+from ledger.registry import Registry, registry_of
 from ledger.removal import ORGANIZATION, Removal, removed_digest
 from ledger.removal_rules import check_claims, check_deletion
 from ledger.report import Check, Report
@@ -45,7 +45,8 @@ class _State:
     rpc_url: str | None
     read: Certificate | None = None
     events: list[tuple[int, Event]] = field(default_factory=list)  # with their positions
-    keys: dict[str, str] = field(default_factory=dict)  # in hex by organization
+    registry: Registry = field(default_factory=Registry)
+    keys: dict[str, list[str]] = field(default_factory=dict)  # in hex by organization, oldest first; none is revoked
     auditors: list[str] = field(default_factory=list)
     head: checkpoint.Checkpoint | None = None
     notes: list[str] = field(default_factory=list)
@@ -114,10 +115,10 @@ def _check_log(state: _State) -> str:
     """Events of the removal, with the keys that they register."""
     if state.log is not None:
         state.events = list(enumerate(state.log.events))
+        state.registry = registry_of(state.removal.run, state.events)
     elif state.certificate.publication is not None:
         state.events = _published_events(state)
-    for _, event in state.of_type(ev.REGISTER):
-        state.keys[event.organization] = event.body["public_key"]
+    state.keys = {name: keys for name in state.registry.organizations if (keys := state.registry.held(name))}
     _pin(state)
     if state.certificate.publication is not None:
         _check_publication(state)
@@ -133,11 +134,11 @@ def _check_log(state: _State) -> str:
 def _published_events(state: _State) -> list[tuple[int, Event]]:
     assert state.certificate.publication is not None
     selection = state.certificate.publication[1].selection
-    registry = Registry(state.removal.run)
+    state.registry = Registry(state.removal.run)
     found = []
     for proven in selection.events:
         try:
-            found.append((proven.index, registry.admit_leaf(proven.leaf)))
+            found.append((proven.index, state.registry.admit_leaf(proven.leaf, proven.index)))
         except LedgerError as error:
             raise LedgerError(f"event {proven.index}: {error}") from None
     return found
@@ -146,7 +147,7 @@ def _published_events(state: _State) -> list[tuple[int, Event]]:
 def _pin(state: _State) -> None:
     """Keys that the person knows count, and must be those of the run."""
     for name, key in sorted((state.trust or {}).items()):
-        if state.keys.setdefault(name, key) != key:
+        if key not in (state.registry.lineage(name) or state.keys.setdefault(name, [key])):
             raise LedgerError(f"the certificate shows another key of {name} than the one that you trust")
     claimed = sorted(set(state.keys) - set(state.trust or {}))
     if claimed:
@@ -157,13 +158,15 @@ def _check_publication(state: _State) -> None:
     """The coordinator's signature, the checkpoint, and every inclusion proof."""
     assert state.certificate.publication is not None
     envelope, said = state.certificate.publication
-    key = state.keys.get(COORDINATOR)
-    if key is None:
+    if COORDINATOR not in state.keys:
         raise LedgerError(f"publication: nothing here says what the {COORDINATOR}'s key is; name it with --trust")
+    key = state.keys[COORDINATOR][-1]
     dsse.verify(envelope, {key_id_of(key): key})
     if said.certificate != state.certificate.digest:
         raise LedgerError("publication: is of another certificate")
-    witnesses = {name: known for name, known in state.keys.items() if name != COORDINATOR}
+    unregistered = {n: keys[-1] for n, keys in state.keys.items() if n not in state.registry.organizations}
+    in_force = {**unregistered, **state.registry.keys_at(checkpoint.parse(said.checkpoint).size)}
+    witnesses = {name: known for name, known in in_force.items() if name != COORDINATOR}
     state.head = checkpoint.read(said.checkpoint, state.removal.run, key, witnesses)
     if (said.selection.run, said.selection.size) != (state.removal.run, state.head.size):
         raise LedgerError("publication: the proofs are of another log than the checkpoint")
@@ -183,8 +186,8 @@ def _check_signatures(state: _State) -> str:
         raise LedgerError("issuers: names nobody, or is not in order of names")
     if not state.keys:
         raise Skip("nothing here says what the organizations' keys are; name them with --trust")
-    organizations = {key_id_of(key): name for name, key in state.keys.items()}
-    by_id = {key_id_of(key): key for key in state.keys.values()}
+    organizations = {key_id_of(key): name for name, keys in state.keys.items() for key in keys}
+    by_id = {key_id_of(key): key for keys in state.keys.values() for key in keys}
     signers = [organizations[dsse.verify(envelope, by_id)[1]] for envelope in state.certificate.signatures]
     if missing := sorted(set(issuers) - set(signers)):
         raise LedgerError(f"is not signed by {', '.join(missing)}, whose records it is about")

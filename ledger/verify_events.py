@@ -90,10 +90,10 @@ def check_selection(audit: Audit) -> str:
         registry = Registry(selection.run)
         for proven in selection.events:
             try:
-                audit.events.append(registry.admit_leaf(proven.leaf))
+                audit.events.append(registry.admit_leaf(proven.leaf, proven.index))
             except LedgerError as error:
                 raise LedgerError(f"event {proven.index}: {error}") from None
-        audit.run, audit.keys, audit.organizations = selection.run, registry.keys, registry.organizations
+        audit.run, audit.registry = selection.run, registry
         head = _head(audit, selection)
         for proven in selection.events:
             leaf = merkle.leaf_hash(proven.leaf)
@@ -119,7 +119,7 @@ def _head(audit: Audit, selection: Selection) -> heads.TreeHead:
         store = heads.parse_store(layout.read_file(audit.run_dir, layout.ANCHORS))
         if store.run != selection.run or not store.entries:
             raise LedgerError(f"is of run {store.run!r}, or has no tree head")
-        head = heads.read_heads(store, key, {})[-1]
+        head = heads.read_heads(store, key)[-1]
     except LedgerError as error:
         raise Fault(layout.ANCHORS, str(error)) from None
     if head.size != selection.size:

@@ -11,6 +11,7 @@ from ledger.canonical import is_digest, parse_canonical, safetensors_digest
 from ledger.errors import LedgerError
 from ledger.events import Event
 from ledger.identity import COORDINATOR, check_name, key_id_of
+from ledger.identity_document import lineage_of, read_identity
 from ledger.log import SqliteLog
 from ledger.seal import read_seal
 
@@ -60,7 +61,7 @@ def _some(names: set[str]) -> str:
 def _sealing_key(audit: Audit) -> str | None:
     """The coordinator's key; the log, which is checked later, must register the same."""
     if not audit.lacks(f"{layout.IDENTITIES}/{COORDINATOR}.json"):
-        return _identity(audit, COORDINATOR)["public_key"]
+        return str(_identity(audit, COORDINATOR)["public_key"])
     with contextlib.suppress(LedgerError):  # a log that cannot be read is the next step's finding
         log = SqliteLog(audit.run_dir / layout.LOG, read_only=True)
         try:
@@ -138,7 +139,7 @@ def check_identities(audit: Audit) -> str:
     if not audit.organizations:
         for name in layout.identity_files(audit.run_dir):
             organization = Path(name).stem
-            audit.documents[organization] = _identity(audit, organization)["public_key"]
+            audit.documents[organization] = lineage_of(_identity(audit, organization))
         raise Skip("no REGISTER event is here to compare with")
     expected = set(audit.organizations)
     if audit.manifest:
@@ -161,6 +162,11 @@ def check_identities(audit: Audit) -> str:
         body = stated[organization].body
         if (document["key_id"], document["public_key"]) != (body["key_id"], body["public_key"]):
             raise Fault(name, "shows another key than the one registered")
+        shown, logged = lineage_of(document), audit.lineage(organization)
+        if shown != logged[: len(shown)]:
+            raise Fault(name, "shows other rotations than the log")
+        if len(shown) < len(logged):
+            audit.notes.append(f"the document of {organization}'s newest key: it is not published yet")
         if audit.file_digest(name) != body["document"]:
             raise Fault(name, "is not the file that the REGISTER event names")
     if len(here) < len(expected):
@@ -168,28 +174,13 @@ def check_identities(audit: Audit) -> str:
     return f"{len(here)} identity documents as registered"
 
 
-def _identity(audit: Audit, organization: str) -> dict[str, str]:
+def _identity(audit: Audit, organization: str) -> dict[str, Any]:
     """Read an identity document that agrees with itself. Raises Fault."""
     name = f"{layout.IDENTITIES}/{organization}.json"
     try:
         return read_identity(layout.read_file(audit.run_dir, name), organization)
     except LedgerError as error:
         raise Fault(name, str(error)) from None
-
-
-def read_identity(data: bytes, organization: str | None = None) -> dict[str, str]:
-    """Read an identity document: algorithm, key_id, organization, public_key. Raises LedgerError."""
-    document = parse_canonical(data)
-    if not isinstance(document, dict) or document.keys() != {
-        "algorithm", "key_id", "organization", "public_key",
-    }:  # fmt: skip
-        raise LedgerError("needs exactly algorithm, key_id, organization and public_key")
-    if document["algorithm"] != "ed25519" or document["organization"] != (organization or document["organization"]):
-        raise LedgerError(f"is not the Ed25519 document of {organization or 'an organization'}")
-    check_name(document["organization"])
-    if not is_digest(document["public_key"]) or document["key_id"] != key_id_of(document["public_key"]):
-        raise LedgerError("key_id is not the digest of public_key")
-    return document
 
 
 def check_rounds(audit: Audit) -> str:

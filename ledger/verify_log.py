@@ -45,7 +45,7 @@ def check_log(audit: Audit) -> str:
     if not audit.events:
         raise Fault(layout.LOG, "holds no event")
     audit.whole_log = True
-    audit.run, audit.keys, audit.organizations = registry.run or "", registry.keys, registry.organizations
+    audit.run, audit.registry = registry.run or "", registry
     size, root = audit.merkle.size, audit.merkle.root().hex()
     if audit.seal is not None and (audit.seal.run, audit.seal.size, audit.seal.root) != (
         audit.run,

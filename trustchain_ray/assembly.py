@@ -14,7 +14,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from ledger.canonical import sha256_hex
 from ledger.errors import LedgerError
 from ledger.events import make_event
-from ledger.identity import COORDINATOR, load_or_create, public_document
+from ledger.identity import COORDINATOR, public_document
 from trustchain_ray import calls, forms
 from trustchain_ray.adapter import Tensors, digest, load_tensors, save_tensors
 from trustchain_ray.base import prepare_base
@@ -22,16 +22,20 @@ from trustchain_ray.cohorts import cohorts_of
 from trustchain_ray.config import Config
 from trustchain_ray.data import organization_names
 from trustchain_ray.errors import TrustChainError
+from trustchain_ray.exchange import Terms
 from trustchain_ray.forgetting.amendments import Amendments
 from trustchain_ray.initial import fresh_adapter
-from trustchain_ray.keystore import keystore
+from trustchain_ray.keystore import coordinator_identity
 from trustchain_ray.ledger_actor import Ledger, RemoteLedger
 from trustchain_ray.manifest import build_manifest, check_same
-from trustchain_ray.organization import Organization, Terms
+from trustchain_ray.organization import Organization
 from trustchain_ray.participation import Schedule, load_schedule, manifest_entry, statement_of
 from trustchain_ray.pool import Member, start_members
+from trustchain_ray.robust.reputation import Reputation, audits_of
+from trustchain_ray.robust.settings import check_cohorts
 from trustchain_ray.round_writer import FinishedRound, RoundWriter, adapter_file
 from trustchain_ray.run_directory import RunDirectory
+from trustchain_ray.run_keys import announce_rotations, check_members
 from trustchain_ray.sampling import sampling_rate
 from trustchain_ray.settlement import Settlement
 from trustchain_ray.worker import Packed
@@ -55,7 +59,7 @@ class Assembly:
     def __init__(self, config: Config, run: RunDirectory, progress: Any, local: bool = False) -> None:
         self.config, self.run, self.progress, self.local = config, run, progress, local
         self.form = forms.get(config.model.lora.form)
-        self.identity = load_or_create(COORDINATOR, keystore(config))
+        self.identity = coordinator_identity(config, run.path)
         self.amended = Amendments.read(run)
         self.registered = organization_names(config)
         self.names = [name for name in self.registered if name not in self.amended.left]
@@ -63,6 +67,7 @@ class Assembly:
         self.resumed = (run.path / "manifest.json").is_file()
         self.id = run.read_json("manifest.json")["run"] if self.resumed else f"{config.run.name}-{secrets.token_hex(6)}"
         self.offline: set[str] = set()
+        self.revoked: list[str] = []  # organizations whose key was revoked in this run
         self.ledger: Any = None
         self.witnesses: list[Member] = []
         self.registrations: dict[str, dict[str, Any]] = {}
@@ -72,6 +77,7 @@ class Assembly:
         self.initial: Tensors = {}
         self.late: dict[str, Any] = {}  # organizations still at work on an earlier round
         self.finished = 0
+        self.reputation = Reputation(self.registered)
         self.budget_is_spent = False  # no organization's privacy budget pays for another step
         self.ledger_seconds = 0.0  # of this process: what the log and the chains cost the rounds
 
@@ -82,6 +88,11 @@ class Assembly:
             if self.offline:
                 raise TrustChainError(
                     f"{', '.join(sorted(self.offline))} must be online when a run is resumed; go on when they are back"
+                )
+            if self.revoked:
+                raise TrustChainError(
+                    f"the key of {', '.join(self.revoked)} was revoked in this run: have a new one admitted "
+                    f"(trustchain keys readmit), or remove it: trustchain unlearn {self.run.path} --organization NAME"
                 )
             self.enlist()
             self._log_setup()
@@ -110,6 +121,8 @@ class Assembly:
         if write:
             self.open_ledger()
         self._load_rounds(write)
+        if write:
+            self.revoked = announce_rotations(self)  # after what earlier keys signed
 
     def enlist(self) -> None:
         """Start the workers and agree on the terms."""
@@ -135,8 +148,13 @@ class Assembly:
             base=self.base,
             records=self.records,
             schedule=self.schedule,
+            keys={**self.public_keys(), COORDINATOR: self.identity.public_hex},
         )
         self.terms_ref = [ray.put(self.terms)]
+
+    def public_keys(self) -> dict[str, str]:
+        """Public keys (hex) of the organizations that have registered in this process."""
+        return {name: row["document"]["public_key"] for name, row in self.registrations.items()}
 
     def open_ledger(self) -> None:
         """Start the ledger actor and the writer of rounds."""
@@ -262,11 +280,17 @@ class Assembly:
                 self.progress(f"{name} does not answer: going on without it as far as that is possible")
             except RayTaskError as error:
                 raise TrustChainError(f"organization {name!r}: {reason_of(error)}") from None
+        if self.members and self.offline == set(self.members):
+            raise TrustChainError(
+                f"no organization answers ({', '.join(sorted(self.offline))}): start their nodes, or wait until the "
+                f"machine is less busy; then the same command goes on with {self.run.path}"
+            )
 
     def _agree(self, shapes: dict[str, tuple[int, ...]]) -> None:
         """Frozen and initial tensors, and the manifest: made once, afterwards only compared."""
         lora, head = self.config.model.lora, next(iter(self.registrations.values()))["worker"]["head"]
         if not self.resumed:
+            check_cohorts(self.config, self.cohorts)
             self.fresh = {**fresh_adapter(shapes, self.config.run.key, "frozen", lora.rank, lora.form), **head}
             self.initial = self.form.initial(self.fresh, lora.rank)
         config_digest = sha256_hex((self.run.path / "config.yaml").read_bytes())
@@ -279,6 +303,7 @@ class Assembly:
             self.fresh,
             self.initial,
             manifest_entry(self.config, self.records, self.schedule),
+            self._members(),
         )
         if self.resumed:
             self.amended.check(self.counts, str(self.run.path))
@@ -295,8 +320,8 @@ class Assembly:
 
     def _log_setup(self) -> None:
         """Registrations and the manifest; sent again at a resume, which changes nothing."""
-        events = [self.event("REGISTER", self._registration(COORDINATOR, public_document(self.identity)))]
-        bodies = {n: self._registration(n, r["document"]) for n, r in self.registrations.items()}
+        events = [self.event("REGISTER", self.registration(COORDINATOR, public_document(self.identity)))]
+        bodies = {n: self.registration(n, r["document"]) for n, r in self.registrations.items()}
         signed = {n: self.members[n].call("sign_event", "REGISTER", body) for n, body in bodies.items()}
         events += [ray.get(signed[n]) for n in self.names]
         data = (self.run.path / "manifest.json").read_bytes()
@@ -308,7 +333,14 @@ class Assembly:
         if refused:
             raise TrustChainError(f"the ledger refused the registration: {'; '.join(refused)}")
 
-    def _registration(self, name: str, document: dict[str, str]) -> dict[str, Any]:
+    def _members(self) -> dict[str, str]:
+        """The manifest's entry of the consortium; refuses organizations that are not in it."""
+        keys = {name: r["document"]["public_key"] for name, r in self.registrations.items()}
+        agreed = self.manifest.get("consortium") if self.resumed else None
+        return check_members(self.config, keys, self.identity.public_hex, agreed)
+
+    def registration(self, name: str, document: dict[str, str]) -> dict[str, Any]:
+        """Body of an organization's REGISTER, for its document as it is published."""
         file = (self.run.path / "identities" / f"{name}.json").read_bytes()
         return {
             "organization": name,
@@ -321,11 +353,12 @@ class Assembly:
         """The states after the last finished round; the events of all rounds are sent to the log again."""
         self.states = dict.fromkeys(self.cohorts, self.initial)
         finished = self.run.finished_rounds()
+        self.reputation = Reputation(self.registered, audits_of(self.run.path) if finished else [])
         for number in finished:
             content = self.run.read_json(f"rounds/{number:04d}/round.json")
             if write:
                 self.submit([*content["events"], self.checkpoint(number, replay=content.get("replay"))])
-            self._recall(content["events"])
+            self._recall(number, content["events"])
         if finished:
             self.finished = finished[-1]
             content = self.run.read_json(f"rounds/{self.finished:04d}/round.json")
@@ -338,9 +371,10 @@ class Assembly:
                 if digest(self.states[cohort]) != content["adapters"][cohort]:
                     raise TrustChainError(f"{path} was changed after round {self.finished}; restore it before resuming")
 
-    def _recall(self, envelopes: list[dict[str, Any]]) -> None:
+    def _recall(self, number: int, envelopes: list[dict[str, Any]]) -> None:
         """What a finished round showed, from its own events."""
         statements = [statement_of(envelope) for envelope in envelopes]
+        self.reputation.note(number, statements)
         decided = [s for s in statements if s["type"] == "DECISION"]
         # a settlement that a removal made again stands last, and counts
         self.settlement.note({s["organization"]: Fraction(s["body"]["effort"]) for s in decided})

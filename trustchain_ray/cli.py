@@ -14,6 +14,7 @@ from trustchain_ray.errors import TrustChainError, UsageError
 from trustchain_ray.evaluate import command as evaluation
 from trustchain_ray.forgetting import command as forgetting
 from trustchain_ray.forgetting import receipt_command as receipt
+from trustchain_ray.keys_verb import command as keys
 from trustchain_ray.measure import command as measure
 from trustchain_ray.policy import commands as policy
 from trustchain_ray.privacy import command as privacy
@@ -102,6 +103,8 @@ def _parser() -> argparse.ArgumentParser:
     ledger_cli.add_export_arguments(export)
     chains = _verb(verbs, "chain", "where runs stand on their chains; set chains up", _chain, chain.EXAMPLES)
     chain.add_arguments(chains)
+    keyring = _verb(verbs, "keys", "rotate, protect and revoke keys; admit members; TLS", _keys, keys.EXAMPLES)
+    keys.add_arguments(keyring)
     measured = _verb(verbs, "measure", "train coalitions and measure what they are worth", _measure, measure.EXAMPLES)
     measure.add_arguments(measured)
     policies = _verb(verbs, "policy", "learn whether to take part, and judge it", _policy, policy.EXAMPLES)
@@ -188,6 +191,10 @@ def _export(arguments: argparse.Namespace) -> int:
 
 def _chain(arguments: argparse.Namespace) -> int:
     return chain.run(arguments)
+
+
+def _keys(arguments: argparse.Namespace) -> int:
+    return keys.run(arguments)
 
 
 def _measure(arguments: argparse.Namespace) -> int:

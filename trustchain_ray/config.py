@@ -18,6 +18,8 @@ from trustchain_ray.policy import settings
 from trustchain_ray.policy.settings import ParticipationConfig
 from trustchain_ray.privacy import settings as privacy_settings
 from trustchain_ray.privacy.settings import PrivacyConfig
+from trustchain_ray.robust import settings as robust_settings
+from trustchain_ray.secure_aggregation import settings as secure_settings
 from trustchain_ray.sweep import settings as sweep_settings
 from trustchain_ray.sweep.settings import SweepConfig
 
@@ -174,6 +176,21 @@ class FederationConfig:
 @dataclass
 class TrustConfig:
     max_update_norm: float = _f(1e3, "Refuse an update whose change has a larger L2 norm.")
+    rule: str = _f(
+        "mean",
+        "How a cohort's updates merge: mean | norm_bound (clipped to their median norm) | trimmed_mean | median | "
+        "multi_krum | geometric_median. All but mean and norm_bound take every member once, whatever its weight.",
+    )
+    hostile: int = _f(0, "Hostile members f of a cohort that the rule is to stand.")
+    mixing: bool = _f(False, "Replace every update by the mean of its nearest ones before the rule (NNM).")
+    exclude_below: float = _f(
+        0.0, "Leave an organization out of rounds while its reputation (0 to 1, at first 0.5) is below this; 0: never."
+    )
+    consortium: str = _f("", "Consortium document (JSON) whose members alone may register; empty: anybody.", path=True)
+    secure_aggregation: bool = _f(False, "The coordinator learns the sum of a cohort's updates, and none of them.")
+    secure_threshold: int = _f(
+        0, "Members of a cohort that must stay to the end of a secure sum; 0: more than two thirds, 3 at least."
+    )
 
 
 @dataclass
@@ -252,6 +269,7 @@ CHOICES = {
     "federation.participation": ("always", "never", "random", "myopic", "learned", "file"),
     "federation.personalization": ("none", "head", "adapter"),
     "resources.mode": ("dedicated", "pooled"),
+    "trust.rule": robust_settings.RULES,
     "ledger.private.kind": ("sqlite", "fabric"),
     "ledger.public.kind": ("embedded", "rpc", "none"),
     **settings.CHOICES,
@@ -301,6 +319,9 @@ RANGES: tuple[tuple[str, float | None, float | None], ...] = (
     ("federation.personalization_steps", 0, None),
     ("federation.personalization_lr", 0, None),
     ("trust.max_update_norm", 1e-12, None),
+    ("trust.hostile", 0, None),
+    ("trust.exclude_below", 0, 0.5),
+    ("trust.secure_threshold", 0, None),
     ("resources.workers", 1, None),
     ("resources.cpus_per_worker", 0, None),
     ("resources.gpus_per_worker", 0, None),
@@ -456,12 +477,15 @@ def _inconsistencies(c: Config) -> Iterator[str]:
     yield from privacy_settings.problems(
         c.privacy, engine=c.training.engine, max_grad_norm=c.training.max_grad_norm, form=c.model.lora.form
     )
-    yield from _chain_problems(c.ledger)
+    yield from robust_settings.problems(c, robust_settings.known_cohorts(c))
+    yield from chain_problems(c.ledger)
+    yield from secure_settings.problems(c)
     if c.training.engine == "torch" and c.resources.mode == "dedicated" and c.resources.workers > 1:
         yield "resources.workers: the torch engine is one process; several ranks need deepspeed"
 
 
-def _chain_problems(c: LedgerConfig) -> Iterator[str]:
+def chain_problems(c: LedgerConfig) -> Iterator[str]:
+    """Yield what is wrong with the settings of the chains, beyond choices and ranges."""
     private, public = c.private, c.public
     if private.kind == "fabric":
         for name in ("profile", "msp"):

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from ledger.canonical import parse_canonical
+from ledger.identity import COORDINATOR, Identity, load, load_or_create, retired_path
 from trustchain_ray.config import Config
 
 
@@ -14,6 +16,23 @@ def home() -> Path:
 def keystore(config: Config) -> Path:
     """Folder of identity keys (`run.keystore`)."""
     return Path(config.run.keystore) if config.run.keystore else home() / "keys"
+
+
+def coordinator_identity(config: Config, run: Path) -> Identity:
+    """The coordinator's identity for a run: a run that has begun keeps the key of its log, also after a rotation.
+
+    Raises
+    ------
+    LedgerError
+        As :func:`ledger.identity.load_or_create`.
+    """
+    folder = keystore(config)
+    current = load_or_create(COORDINATOR, folder)
+    if (run / "manifest.json").is_file():
+        key_id = parse_canonical((run / "identities" / f"{COORDINATOR}.json").read_bytes())["key_id"]
+        if key_id != current.key_id and retired_path(COORDINATOR, folder, key_id).exists():
+            return load(COORDINATOR, folder, key_id)
+    return current
 
 
 def witness_folder(config: Config) -> Path:

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -10,12 +11,11 @@ from ray.exceptions import RayError
 
 from ledger.errors import LedgerError
 from ledger.heads import TreeHead
-from ledger.identity import COORDINATOR, load_or_create
 from ledger.service import LedgerService
 from trustchain_ray import calls
 from trustchain_ray.chains import private_chain, public_chain
 from trustchain_ray.config import Config
-from trustchain_ray.keystore import keystore
+from trustchain_ray.keystore import coordinator_identity
 
 FIRST_CONTACT_S = 5.0
 """A run waits so long for its chains to answer, or to refuse it, before it begins without them."""
@@ -36,7 +36,7 @@ class Ledger:
         self.service = LedgerService(
             run_dir,
             run,
-            load_or_create(COORDINATOR, keystore(config)),
+            coordinator_identity(config, Path(run_dir)),
             public_chain(config, run_dir, run),
             config.ledger.anchor_every,
             private_chain(config, run),
@@ -86,6 +86,10 @@ class Ledger:
         refused = self.service.submit(envelopes)
         self.wake.set()
         return [f"{envelopes[r.index]['payload'][:16]}...: {r.reason}" for r in refused]
+
+    def revoked(self) -> list[str]:
+        """Organizations whose key was revoked in this run, and no other one admitted."""
+        return self.service.revoked()
 
     def flush(self) -> dict[str, Any]:
         """Bring everything that was submitted into the log; the status."""

@@ -11,11 +11,12 @@ from trustchain_ray.config import Config
 from trustchain_ray.errors import TrustChainError
 from trustchain_ray.keys import derive
 from trustchain_ray.merge import FRACTION_BITS
+from trustchain_ray.robust.settings import MEAN
 from trustchain_ray.sampling import sampling_rate
 
 PROGRAM = (
     "adapter", "cohorts", "data", "initial", "keys", "merge", "models", "rates", "rows", "sampling", "sources",
-    "worker", "engines/*", "forms/*",
+    "worker", "engines/*", "forms/*", "robust/geometry", "robust/merging", "robust/rules",
 )  # fmt: skip
 """Modules on which the bits of a trained adapter depend."""
 
@@ -37,6 +38,7 @@ def build_manifest(
     frozen: Tensors,
     initial: Tensors,
     participation: dict[str, str],
+    consortium: dict[str, str] | None = None,
 ) -> dict[str, Any]:
     """The manifest of a run, ready for canonical JSON (numbers that are not integers stand as strings).
 
@@ -53,9 +55,14 @@ def build_manifest(
             if worker[part] != first[part]:
                 raise TrustChainError(f"organization {name!r} has another {what} than the first one: {worker[part]}")
     federation, training, lora = config.federation, config.training, config.model.lora
+    trust = config.trust
+    rule = {"name": trust.rule, "hostile": trust.hostile, "mixing": trust.mixing} if trust.rule != MEAN else {}
     promised = {name: r["privacy"] for name, r in registrations.items() if r.get("privacy")}
     return {
         **({"privacy": promised} if promised else {}),
+        **({"rule": rule} if rule else {}),
+        **({"consortium": consortium} if consortium else {}),
+        **({"secure_aggregation": True} if config.trust.secure_aggregation else {}),
         "version": __version__,
         "run": run,
         "organizations": sorted(registrations),

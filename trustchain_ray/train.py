@@ -28,6 +28,7 @@ from trustchain_ray.forgetting.amendments import Amendments
 from trustchain_ray.forgetting.while_training import take_requests
 from trustchain_ray.publish import publish
 from trustchain_ray.run_directory import RunDirectory, new_run
+from trustchain_ray.secure_aggregation.settings import check_organizations
 
 Progress = Callable[[str], None]
 
@@ -48,6 +49,7 @@ def train(config: Config, folder: str | None, progress: Progress) -> dict[str, A
     preflight(config)
     path = Path(folder) if folder else new_run(config.run.dir, config.run.name)
     names = organization_names(config)
+    check_organizations(config, names)
     if config.run.keystore:  # a resume from another folder finds the same keys
         config.run.keystore = str(Path(config.run.keystore).expanduser().resolve())
     run = RunDirectory.create(path)

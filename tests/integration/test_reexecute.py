@@ -127,7 +127,6 @@ def receipts_are_for_the_person_alone(here: Here, run: str, tmp_path: Path) -> s
 
 def training_is_done_again(command: Any, here: Here, run: str) -> None:
     for arguments, message in (
-        (("--reexecute", "--attest", "gamma"), "no certificate of this run"),
         (("--reexecute", "--attest", "delta"), "delta: is not in the run"),
         (("--reexecute", "merges", "--attest", "gamma"), "needs training to be done again"),
         (("--reexecute", "2"), "a share above 0"),

@@ -327,7 +327,7 @@ def anchored_audit(copy, finished):
     from ledger.embedded import EmbeddedEvm
 
     store = heads.parse_store((copy / layout.ANCHORS).read_bytes())
-    signed = heads.read_heads(store, finished.coordinator.public_hex, {})
+    signed = heads.read_heads(store, finished.coordinator.public_hex)
     audit = Audit(copy, Options(), run=RUN, store=store, heads=signed)
     return audit, EmbeddedEvm(copy / layout.CHAIN, read_only=True).anchors()
 

@@ -37,7 +37,7 @@ class Parties:
         seed: int = 0,
         threshold: int = 0,
         weights: Iterable[int] | None = None,
-        most: Mapping[str, int] | None = None,
+        signed: Mapping[str, int] | None = None,
         **fields: Any,
     ):
         names = NAMES[:count]
@@ -47,7 +47,7 @@ class Parties:
         threshold = threshold or default_threshold(count)
         coordinator = self.registered[COORDINATOR]
         self.session = Session(**about, size=size, threshold=threshold, members=members, coordinator=coordinator)
-        self.server = Server(self.session, identity_of(COORDINATOR), most)
+        self.server = Server(self.session, identity_of(COORDINATOR), signed)
         draws = np.random.default_rng(seed)
         self.updates = {name: draws.normal(0, 0.01, size).astype(np.float32) for name in names}
         self.weights = dict(zip(names, weights or range(3, 3 + count), strict=True))

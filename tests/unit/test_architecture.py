@@ -1,6 +1,8 @@
 """Who imports whom, in fresh interpreters."""
 
+import ast
 import pkgutil
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -62,3 +64,51 @@ def test_a_dry_run_is_light_too():
         "from trustchain_ray.cli import main\nassert main(['train', '-c', 'configs/quickstart.yaml', '--dry-run']) == 0"
     )
     assert not loaded & set(HEAVY)
+
+
+UNPICKLERS = {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
+SOURCES = [path for package in ("ledger", "envs", "trustchain_ray") for path in sorted((ROOT / package).rglob("*.py"))]
+
+
+def names_in(path: Path) -> set[str]:
+    """Modules that a file imports, and the functions that it calls, as `module.function`."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module.split(".")[0], *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Call):
+            found.add(ast.unparse(node.func))
+            found |= {
+                "allow_pickle"
+                for word in node.keywords
+                if word.arg == "allow_pickle" and ast.unparse(word.value) != "False"
+            }
+    return found
+
+
+def test_no_file_of_ours_unpickles():
+    unsafe = {*UNPICKLERS, "torch.load", "torch.jit.load", "allow_pickle"}
+    word = re.compile("pickle|dill|joblib|shelve|marshal|torch")  # parsing the others would only take time
+    suspects = [path for path in SOURCES if word.search(path.read_text(encoding="utf-8"))]
+    found = {str(path.relative_to(ROOT)): names for path in suspects if (names := names_in(path) & unsafe)}
+    assert not found, "read safetensors or JSON: unpickling runs what the sender wants"
+
+
+def test_the_search_for_unpickling_finds_it(tmp_path: Path):
+    for code in ("import pickle", "from pickle import loads", "import torch\ntorch.load('x')", "f(allow_pickle=True)"):
+        (tmp_path / "a.py").write_text(code)
+        assert names_in(tmp_path / "a.py") & {"pickle", "torch.load", "allow_pickle"}
+    (tmp_path / "a.py").write_text("numpy.load('x', allow_pickle=False)")
+    assert "allow_pickle" not in names_in(tmp_path / "a.py")
+
+
+def test_the_passphrase_of_keys_goes_into_no_runtime_environment():
+    for path in SOURCES:
+        text = path.read_text(encoding="utf-8")
+        if "env_vars" in text:
+            assert "os.environ" not in text, f"{path}: what Ray sends to workers is listed, never copied"
+            assert "PASSPHRASE" not in text
+    readers = [path.relative_to(ROOT).as_posix() for path in SOURCES if "environ.get(PASSPHRASE" in path.read_text()]
+    assert readers == ["ledger/identity.py"]

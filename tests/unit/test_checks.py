@@ -11,8 +11,8 @@ import pytest
 from ledger.events import make_event
 from ledger.identity import Identity, load_or_create
 from trustchain_ray.adapter import Layout, Tensors, digest
-from trustchain_ray.checks import Refused, check_original, check_update
-from trustchain_ray.organization import CohortTask, Update
+from trustchain_ray.checks import Refused, check_original, check_statement, check_update
+from trustchain_ray.exchange import CohortTask, Update
 from trustchain_ray.worker import Packed
 
 RUN, ROUND, COHORT, BASE, WEIGHT = "run-1", 4, "all", "ab" * 32, 120
@@ -184,3 +184,16 @@ def test_a_copied_update_is_refused_and_an_empty_one_is_nobodys_copy(north: Iden
         check_original(update, said, {"south": said})
     nothing = {name: np.zeros_like(tensor) for name, tensor in tensors.items()}
     check_original(signed(north, nothing), digest(nothing), {"south": digest(nothing)})
+
+
+def test_without_its_values_who_signed_what_for_which_round_is_still_checked(north: Identity, tensors: Tensors):
+    keys, task = {north.key_id: north.public_hex}, CohortTask(COHORT, None, BASE)
+    said = signed(north, tensors, update="ef" * 32)
+    empty = replace(said, update=Packed.of({}))
+    assert check_statement(empty, "north", ROUND, task, keys, RUN, WEIGHT) == "ef" * 32
+    with pytest.raises(Refused, match="weight"):
+        check_statement(empty, "north", ROUND, task, keys, RUN, WEIGHT - 1)
+    with pytest.raises(Refused, match="replayed"):
+        check_statement(empty, "north", ROUND + 1, task, keys, RUN, WEIGHT)
+    with pytest.raises(Refused, match="names or shapes differ"):
+        examine(empty, north, tensors)
