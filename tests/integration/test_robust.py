@@ -101,6 +101,7 @@ def test_a_robust_run_verifies_and_forgets_an_organization_exactly(config: Confi
     assert reexecute(report, str(run), "merges", None, quiet)["reexecution"]["same"] is True
 
 
+@pytest.mark.long
 def test_a_liar_is_excluded_and_comes_back_only_if_its_updates_are_confirmed(config: Config, tmp_path: Path):
     def lies(scene: Scene) -> np.ndarray:
         """Honest in the first round; then one hostile member sends nonsense, the other turns the sign."""

@@ -130,6 +130,7 @@ def test_what_shows_single_updates_is_refused_by_the_command_line(command: Any, 
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.long
 def test_a_coordinator_killed_in_the_middle_goes_on_to_the_same_model(
     command: Any, four: str, plain: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -178,7 +178,7 @@ def test_an_organization_leaves_and_a_killed_removal_is_gone_on_with(
     )  # fmt: skip
     assert said.returncode == 1
     assert "cannot be replayed without an accepted update of alpha" in said.stderr
-    assert "stay withdrawn" in said.stderr
+    assert "stays withdrawn" in said.stderr
     result = unlearn(command, run["run"])
     assert result["organizations_leaving"] == ["beta"]
     gone = ["beta/*", "traveller", "alpha-7", "gamma-4"]
