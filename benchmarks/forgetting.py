@@ -309,17 +309,13 @@ def main() -> None:
         held = json.loads(options.out.read_text()) if options.out.exists() else {}
         write(options.out, {**held, options.part: done})
 
-    if options.part == "tofu":  # its commands start Ray by themselves
+    if options.part in ("tofu", "dial"):  # they start Ray by themselves
+        from benchmarks.forgetting_dial import dial_part, dial_table
         from benchmarks.forgetting_tofu import tofu_part, tofu_table
 
-        tofu_part(done, save, options.seeds, options.work, options.tiny)
-        print(tofu_table(done))
-        return
-    if options.part == "dial":
-        from benchmarks.forgetting_dial import dial_part, dial_table
-
-        dial_part(done, save, options.seeds, options.work, options.tiny)
-        print(dial_table(done))
+        measure, show = (tofu_part, tofu_table) if options.part == "tofu" else (dial_part, dial_table)
+        measure(done, save, options.seeds, options.work, options.tiny)
+        print(show(done))
         return
     with ExitStack() as stack:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")

@@ -1,6 +1,6 @@
 """The dial: what isolation costs in utility, and what it saves when something is removed.
 
-    python -m benchmarks.forgetting_dial          # needs TRUSTCHAIN_DATA, TRUSTCHAIN_MINILM and TRUSTCHAIN_BASE
+    python -m benchmarks.forgetting dial          # needs TRUSTCHAIN_DATA, TRUSTCHAIN_MINILM and TRUSTCHAIN_BASE
 
 Three federations (the quickstart, sentiment, TOFU) are trained with their organizations divided into cohorts in every
 way. From the last cohort adapters of each run models are made by every merging, without training again, and scored on
@@ -17,14 +17,13 @@ exact stand beside them in the quickstart: rows of A of its own for every organi
 warm-up of the base on public records.
 """
 
-import argparse
 import json
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import parser, table, write
+from benchmarks.common import table
 from benchmarks.forgetting_dial_merges import Offline, all_merges, means
 from benchmarks.forgetting_dial_runs import (
     EQUAL_STEPS,
@@ -132,26 +131,3 @@ def _line(layout: Layout, rows: Sequence[dict[str, Any]], names: Sequence[str], 
 def _mean(rows: Sequence[dict[str, Any]], name: str, metric: str) -> str:
     known = [row["scores"][name][metric] for row in rows if name in row["scores"]]
     return f"{statistics.fmean(known):.3f}" if known else "-"
-
-
-def main() -> None:
-    arguments: argparse.ArgumentParser = parser("forgetting", __doc__)
-    arguments.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="keys")
-    arguments.add_argument("--work", type=Path, help="folder of the runs, which are kept (default: runs/)")
-    arguments.add_argument("--tiny", action="store_true", help="so small that the figures mean nothing")
-    arguments.add_argument("--fresh", action="store_true", help="score everything again")
-    options = arguments.parse_args()
-    held: dict[str, Any] = json.loads(options.out.read_text()) if options.out.exists() else {}
-    done: dict[str, Any] = {} if options.fresh else held.get("dial", {})
-
-    def save() -> None:
-        """Write what is measured so far, beside the other parts."""
-        others = json.loads(options.out.read_text()) if options.out.exists() else {}
-        write(options.out, {**others, "dial": done})
-
-    dial_part(done, save, options.seeds, options.work, options.tiny)
-    print(dial_table(done))
-
-
-if __name__ == "__main__":
-    main()

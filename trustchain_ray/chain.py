@@ -112,8 +112,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 def approval_hint(config: "Config", run: str, certificate: str) -> str:
     """The command with which the members approve a removal; empty where the run's chains take no approvals."""
-    public = config.ledger.public
-    if config.ledger.private.kind != "fabric" and not (public.kind == "rpc" and public.contract):
+    from trustchain_ray.chain_config import has_contract
+
+    if config.ledger.private.kind != "fabric" and not has_contract(config):
         return ""
     return f"trustchain chain approve {run} {certificate} -c YOUR_CHAINS.yaml"
 

@@ -24,6 +24,7 @@ from ledger.keys_ethereum import Signer
 from ledger.verify import unpacked
 from ledger.verify_certificate import RunLog
 from ledger.verify_document import read_run_log
+from trustchain_ray.chain_config import has_contract
 from trustchain_ray.chains import node_address, private_chain, signer
 from trustchain_ray.config import Config
 from trustchain_ray.errors import TrustChainError, UsageError
@@ -94,7 +95,7 @@ def approve(
     """
     log = _read_log(run, question.trust)
     decisions, done, rows = _decisions(run, log, question), list[str](), []
-    account = signer(config.ledger.public) if _has_contract(config) else None
+    account = signer(config.ledger.public) if has_contract(config) else None
     if account is None and config.ledger.private.kind == "sqlite":
         raise UsageError("chain approve: set ledger.private.kind=fabric, or ledger.public.kind=rpc with a contract")
     with _ballots(config, run, log, decisions, folder, account) as ballots:
@@ -195,7 +196,7 @@ def _ballots(
             private = resources.enter_context(contextlib.closing(_private(config, log.manifest["run"])))
             for one in decisions:
                 found.append((PRIVATE, one, FabricBallot(private, one, f"MODEL_REVOKED {reason_of(log, one)}")))
-        if _has_contract(config):
+        if has_contract(config):
             from ledger.contract_approvals import ContractBallot
 
             public, own = _contract(config, account), folder or _own_folder(run)
@@ -213,10 +214,6 @@ def _private(config: Config, run: str) -> "FabricChain":
     chain = private_chain(replace(config, ledger=ledger), run)
     assert isinstance(chain, FabricChain)
     return chain
-
-
-def _has_contract(config: Config) -> bool:
-    return config.ledger.public.kind == "rpc" and bool(config.ledger.public.contract)
 
 
 def _contract(config: Config, account: Signer | None) -> "Federation":

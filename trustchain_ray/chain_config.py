@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from trustchain_ray.config import CHOICES, RANGES, Config, chain_problems, get
+from trustchain_ray.config import Config, chain_problems, impossible_values
 from trustchain_ray.config_files import read_config
 from trustchain_ray.errors import UsageError
 
@@ -23,17 +23,11 @@ def load_chains(files: Sequence[str], overrides: Sequence[str] = ()) -> Config:
         Unknown key, wrong type or unreadable file; an impossible value below `ledger`.
     """
     config = read_config(list(files), list(overrides))
-    wrong = [
-        f"{path}={get(config, path)!r}: choose one of {', '.join(allowed)}"
-        for path, allowed in CHOICES.items()
-        if path.startswith(PART) and get(config, path) not in allowed
-    ]
-    wrong += [
-        f"{path}={get(config, path)}: must be at least {least:g}"
-        for path, least, _ in RANGES
-        if path.startswith(PART) and least is not None and not get(config, path) >= least
-    ]
-    wrong += list(chain_problems(config.ledger))
-    if wrong:
+    if wrong := [*impossible_values(config, PART), *chain_problems(config.ledger)]:
         raise UsageError("the chains do not fit:\n  " + "\n  ".join(wrong))
     return config
+
+
+def has_contract(config: Config) -> bool:
+    """Whether the chains name a consortium's contract."""
+    return config.ledger.public.kind == "rpc" and bool(config.ledger.public.contract)

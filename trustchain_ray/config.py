@@ -359,19 +359,7 @@ def check(config: Config) -> None:
         for path, value, hint in _containers(config)
         if not _fits(value, hint)
     ]
-    for path, allowed in CHOICES.items():
-        value = get(config, path)
-        if value not in allowed:
-            wrong.append(f"{path}={value!r}: choose one of {', '.join(allowed)}")
-    for path, least, most in RANGES:
-        value = get(config, path)
-        low = least is not None and value < least
-        high = most is not None and value > most
-        if not math.isfinite(value):
-            wrong.append(f"{path}={value}: must be a finite number")
-        elif low or high:
-            bounds = f"at least {least:g}" if most is None else f"from {least:g} to {most:g}"
-            wrong.append(f"{path}={value}: must be {bounds}")
+    wrong += impossible_values(config)
     for name in config.federation.baselines:
         if name not in BASELINES and isinstance(name, str):
             wrong.append(f"federation.baselines: {name!r}; choose from {', '.join(BASELINES)}")
@@ -379,6 +367,24 @@ def check(config: Config) -> None:
         wrong = list(_inconsistencies(config))
     if wrong:
         raise UsageError("the configuration does not fit:\n  " + "\n  ".join(wrong))
+
+
+def impossible_values(config: Config, below: str = "") -> Iterator[str]:
+    """Yield each value that is not among its choices, or out of its range; of the keys that begin with `below`."""
+    for path, allowed in CHOICES.items():
+        if path.startswith(below) and (value := get(config, path)) not in allowed:
+            yield f"{path}={value!r}: choose one of {', '.join(allowed)}"
+    for path, least, most in RANGES:
+        if not path.startswith(below):
+            continue
+        value = get(config, path)
+        low = least is not None and value < least
+        high = most is not None and value > most
+        if not math.isfinite(value):
+            yield f"{path}={value}: must be a finite number"
+        elif low or high:
+            bounds = f"at least {least:g}" if most is None else f"from {least:g} to {most:g}"
+            yield f"{path}={value}: must be {bounds}"
 
 
 def _containers(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:

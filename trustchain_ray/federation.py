@@ -66,10 +66,10 @@ class Federation(Assembly):
         """
         began = time.perf_counter()
         before = dict(self.states)
-        rounds = self._open_round(number)
+        excluded = self.reputation.excluded(self.config.trust.exclude_below)
+        rounds = self._open_round(excluded)
         events, absent = [], {}
         pending = {}
-        excluded = self.reputation.excluded(self.config.trust.exclude_below)
         for name in self.names:
             tasks = [r.task for c, r in rounds.items() if name in self.cohorts[c]]
             if name in excluded:
@@ -126,12 +126,9 @@ class Federation(Assembly):
         packed = [ray.put(Packed.of(model))]
         return {n: self.members[n].call("evaluate", self.terms_ref, packed) for n in self.names if n not in self.late}
 
-    def _open_round(self, number: int) -> dict[str, CohortRound]:
-        rounds = {}
-        for cohort, members in self.cohorts.items():
-            left_out = self.late.keys() | self.reputation.excluded(self.config.trust.exclude_below)
-            rounds[cohort] = CohortRound(self.task_of(cohort), set(members) - left_out)
-        return rounds
+    def _open_round(self, excluded: Collection[str]) -> dict[str, CohortRound]:
+        left_out = {*self.late, *excluded}
+        return {c: CohortRound(self.task_of(c), set(members) - left_out) for c, members in self.cohorts.items()}
 
     def task_of(self, cohort: str) -> CohortTask:
         """A cohort's state as it stands, for its members."""

@@ -27,12 +27,16 @@ def coordinator_identity(config: Config, run: Path) -> Identity:
         As :func:`ledger.identity.load_or_create`.
     """
     folder = keystore(config)
-    current = load_or_create(COORDINATOR, folder)
     if (run / "manifest.json").is_file():
         key_id = parse_canonical((run / "identities" / f"{COORDINATOR}.json").read_bytes())["key_id"]
-        if key_id != current.key_id and retired_path(COORDINATOR, folder, key_id).exists():
-            return load(COORDINATOR, folder, key_id)
-    return current
+        if (retired := retired_identity(COORDINATOR, folder, key_id)) is not None:
+            return retired
+    return load_or_create(COORDINATOR, folder)
+
+
+def retired_identity(name: str, folder: Path, key_id: str) -> Identity | None:
+    """A key that was retired since a run registered it; None: it is not among the retired ones. Raises LedgerError."""
+    return load(name, folder, key_id) if retired_path(name, folder, key_id).exists() else None
 
 
 def witness_folder(config: Config) -> Path:

@@ -6,7 +6,7 @@ from pathlib import Path
 from ledger.canonical import write_atomic
 from ledger.errors import LedgerError
 from ledger.events import SHARD_MANIFEST
-from ledger.identity import Identity, load, retired_path
+from ledger.identity import Identity, load
 from ledger.receipts import Entry, Opening, entry_of, issue, opening_of
 from ledger.removal import RECORD, TEST, TRAIN
 from trustchain_ray.cohorts import records_of
@@ -17,7 +17,7 @@ from trustchain_ray.data import Holdings, Record, load_holdings
 from trustchain_ray.errors import TrustChainError, UsageError
 from trustchain_ray.forgetting.amendments import Amendments
 from trustchain_ray.forgetting.history import History
-from trustchain_ray.keystore import keystore
+from trustchain_ray.keystore import keystore, retired_identity
 from trustchain_ray.run_directory import RunDirectory, explain_writes
 
 
@@ -92,8 +92,7 @@ def _identity(config: Config, run: RunDirectory, organization: str) -> Identity:
     """The key with which the organization registered. Raises TrustChainError where another one lies here."""
     registered, folder = run.read_json(f"identities/{organization}.json")["key_id"], keystore(config)
     try:
-        retired = retired_path(organization, folder, registered).exists()
-        identity = load(organization, folder, registered if retired else None)
+        identity = retired_identity(organization, folder, registered) or load(organization, folder)
     except LedgerError as error:
         raise TrustChainError(str(error)) from None
     if identity.key_id != registered:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from trustchain_ray.errors import UsageError
-from trustchain_ray.robust.settings import MEAN, SHARED, known_cohorts
+from trustchain_ray.robust.settings import BY_CONTRIBUTION, MEAN, SHARED, known_cohorts
 from trustchain_ray.secure_aggregation.session import FEWEST
 
 if TYPE_CHECKING:
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 ON = "trust.secure_aggregation=true"
 LINEAR = ("ffa", "fedavg")
 """Forms whose merge is a function of the sum of the updates."""
-BY_CONTRIBUTION = ("shapley", "leave_one_out")
 
 
 def fewest(trust: TrustConfig) -> int:
