@@ -140,6 +140,7 @@ class Assembly:
     def set_terms(self, shapes: dict[str, tuple[int, ...]]) -> None:
         """Terms of the records as they are now; organizations read them with the next call."""
         rates = {n: {c: self.rate_of(n, c) for c in counts} for n, counts in self.counts.items()}
+        documents = {n: self.run.read_json(f"identities/{n}.json") for n in self.registrations}
         self.terms = Terms(
             run=self.id,
             rates=rates,
@@ -149,6 +150,7 @@ class Assembly:
             records=self.records,
             schedule=self.schedule,
             keys={**self.public_keys(), COORDINATOR: self.identity.public_hex},
+            rotated={n: document for n, document in documents.items() if "rotations" in document},
         )
         self.terms_ref = [ray.put(self.terms)]
 

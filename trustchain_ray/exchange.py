@@ -22,6 +22,7 @@ class Terms:
     records: dict[str, int] = field(default_factory=dict)  # organization -> training records
     schedule: Schedule | None = None  # efforts, where `federation.participation: file`
     keys: dict[str, str] = field(default_factory=dict)  # public keys (hex) of all parties, by name
+    rotated: dict[str, Any] = field(default_factory=dict)  # identity documents of those that rotated their keys
 
 
 @dataclass(frozen=True)

@@ -196,7 +196,8 @@ class Organization(Serving):
 
     def secure_join(self, cohort: str, data: bytes) -> Answer:
         """Answer the announcement of a secure sum; see :class:`SecureMember`."""
-        return self._secure().join(self.terms.keys if self.terms else {}, cohort, data)
+        keys, rotated = (self.terms.keys, self.terms.rotated) if self.terms else ({}, {})
+        return self._secure().join(keys, rotated, cohort, data)
 
     def secure_answer(self, cohort: str, data: bytes) -> Answer:
         """Answer the coordinator's next message of a secure sum."""

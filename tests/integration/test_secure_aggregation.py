@@ -162,8 +162,9 @@ def test_a_cheat_is_named_the_dead_are_absent_and_the_sums_go_on(command: Any, f
 def test_a_removal_sums_again_without_what_is_gone(
     command: Any, four: str, secure: dict[str, Any], tmp_path: Path
 ) -> None:
-    """The last test of this module: it changes the run."""
+    """The last test of this module: it changes the run, in which a member has rotated its key since."""
     run = secure["run"]
+    command.run("keys", "rotate", "delta")
     result = json.loads(command.run("unlearn", run, "--record", "beta-3", "--json")[0].splitlines()[-1])
     assert result["guarantee"] == "EXACT_BITWISE"
     fresh = command.train("-c", four, "--run", str(tmp_path / "fresh"), "data.exclude=[beta-3]")
@@ -182,3 +183,4 @@ def test_a_removal_sums_again_without_what_is_gone(
     assert "--method ascent merges the single update" in err
     report = verify_run(run)
     assert report.ok, report.failure
+    assert [event.organization for event in events_of(run, "KEY_ROTATION")] == ["delta"]

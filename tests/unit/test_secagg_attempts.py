@@ -7,10 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from ray.exceptions import RayError
 from secagg_parties import NAMES, content_of, identity_of
 
-from ledger.identity import COORDINATOR
+from ledger.identity import COORDINATOR, Identity, public_document
+from ledger.identity_document import rotated_document
+from ledger.key_events import rotation_event
 from trustchain_ray import calls
 from trustchain_ray.errors import TrustChainError
 from trustchain_ray.merge import weighted_sum
@@ -36,7 +39,7 @@ class Party:
 
     def secure_join(self, cohort: str, data: bytes) -> Answer:
         self.attempts += 1
-        return self._said(self.member.join(KEYS, cohort, data))
+        return self._said(self.member.join(KEYS, {}, cohort, data))
 
     def secure_answer(self, cohort: str, data: bytes) -> Answer:
         return self._said(self.member.answer(cohort, data))
@@ -270,6 +273,21 @@ def test_a_key_that_changes_is_refused(tmp_path: Path):
     with pytest.raises(TrustChainError, match="the key of amber is another one"):
         Revealed(tmp_path / "amber.json").pin({"amber": "cc" * 32})
     assert (tmp_path / "amber.json").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_key_that_was_rotated_by_its_owner_is_followed(tmp_path: Path):
+    old, new, thief = (Identity("amber", Ed25519PrivateKey.generate()) for _ in range(3))
+    path = tmp_path / "amber.json"
+    assert Revealed(path).pin({"amber": old.public_hex}) == {"amber": old.public_hex}
+    document = rotated_document(public_document(old), rotation_event(old, new, "run"))
+    forged = {**document, "public_key": thief.public_hex, "key_id": thief.key_id}
+    for key, shown in ((new, {}), (thief, {"amber": document}), (thief, {"amber": forged}), (new, {"amber": forged})):
+        with pytest.raises(TrustChainError, match="no rotation leads from one to the other"):
+            Revealed(path).pin({"amber": key.public_hex}, shown)
+    assert Revealed(path).pin({"amber": new.public_hex}, {"amber": document}) == {"amber": new.public_hex}
+    assert Revealed(path).pin({"amber": new.public_hex}) == {"amber": new.public_hex}
+    with pytest.raises(TrustChainError, match="no rotation leads"):
+        Revealed(path).pin({"amber": old.public_hex}, {"amber": document})  # a retired key does not come back
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b'{"keys":{}}', b'{"keys":{},"revealed":{"a":[]}}'])

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -81,19 +81,20 @@ class SecureMember:
         removal = "" if removal in (None, NO_REMOVAL) else str(removal)
         self._held[cohort] = Held(number, removal, values, weight, digest)
 
-    def join(self, keys: Mapping[str, str], cohort: str, data: bytes) -> Answer:
+    def join(self, keys: Mapping[str, str], rotated: Mapping[str, Any], cohort: str, data: bytes) -> Answer:
         """Answer the announcement of a session.
 
         Parameters
         ----------
         keys : public keys (hex) of all parties, by name.
+        rotated : identity documents of those that rotated their keys.
         """
         self._clients.pop(cohort, None)
         try:
             held = self._held.get(cohort)
             if held is None:
                 raise TrustChainError(f"secure aggregation: {self._identity.name} holds no update of {cohort} any more")
-            registered, message = self._revealed.pin(keys), Message.from_bytes(data)
+            registered, message = self._revealed.pin(keys, rotated), Message.from_bytes(data)
             session = Session.read(message.statement, registered)
             if (session.run, session.cohort, session.round) != (self._run, cohort, held.number):
                 raise TrustChainError(

@@ -7,7 +7,8 @@ members alone. A removal is the exception, since it changes who is merged: each 
 Format
 ------
 `<organization>.secure.json` beside the salts, mode 0600: `keys`, the public keys of all parties as they were first
-seen, and `revealed`, for the keyed digest of an update the members of each sum, by the removal (empty: training).
+seen, or rotated since; and `revealed`, for the keyed digest of an update the members of each sum, by the removal (empty:
+training).
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from typing import Any
 
 from ledger.canonical import canonical_json, parse_canonical, write_atomic
 from ledger.errors import LedgerError
+from ledger.identity_document import lineage_of, read_identity
 from trustchain_ray.errors import TrustChainError
 
 
@@ -40,21 +42,28 @@ class Revealed:
         if path.exists():
             self._load()
 
-    def pin(self, keys: Mapping[str, str]) -> dict[str, str]:
+    def pin(self, keys: Mapping[str, str], rotated: Mapping[str, Any] | None = None) -> dict[str, str]:
         """Take the parties' public keys (hex, by name) as they are first seen; all that are known.
+
+        Parameters
+        ----------
+        rotated
+            Identity documents of parties that rotated their keys, by name: they lead from one key to the next.
 
         Raises
         ------
         TrustChainError
-            A party comes with another key than before: somebody would read what is meant for it.
+            A party comes with a key for which the one before did not sign: somebody would read what is meant for it.
         """
+        documents = rotated or {}
         for name, key in sorted(keys.items()):
-            if self._keys.get(name, key) != key:
+            before = self._keys.get(name, key)
+            if before != key and not _leads(name, before, key, documents.get(name)):
                 raise TrustChainError(
-                    f"secure aggregation: the key of {name} is another one than when the run began ({self._path}); "
-                    "compare both with its registration in the log"
+                    f"secure aggregation: the key of {name} is another one than when the run began ({self._path}), and "
+                    "no rotation leads from one to the other; compare both with its registration in the log"
                 )
-        if not keys.keys() <= self._keys.keys():
+        if any(self._keys.get(name) != key for name, key in keys.items()):
             self._save({**self._keys, **keys}, self._lists)
         return dict(self._keys)
 
@@ -106,3 +115,12 @@ class Revealed:
                 f"{self._path}: the memory of secure sums is damaged ({error}); restore it: without it nobody knows "
                 "which shares were given away"
             ) from None
+
+
+def _leads(name: str, before: str, key: str, document: Any) -> bool:
+    """Whether a document has signed rotations that lead from one key of an organization to the other."""
+    try:
+        lineage = lineage_of(read_identity(canonical_json(document), name))
+    except LedgerError:
+        return False
+    return before in lineage and lineage[-1] == key
