@@ -7,8 +7,8 @@ members alone. A removal is the exception, since it changes who is merged: each 
 Format
 ------
 `<organization>.secure.json` beside the salts, mode 0600: `keys`, the public keys of all parties as they were first
-seen, or rotated since; and `revealed`, for the keyed digest of an update the members of each sum, by the removal (empty:
-training).
+seen, or rotated since; and `revealed`, for the keyed digest of an update the members of each sum, by the removal
+(empty: training).
 """
 
 from collections.abc import Mapping, Sequence
