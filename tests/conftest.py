@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,13 +70,11 @@ def alone(command: Command) -> Command:
     return Command(command.home)
 
 
-@pytest.fixture(scope="session")
-def config(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Path of a configuration: two organizations, three rounds, a tiny model made from public records."""
-    folder = tmp_path_factory.mktemp("data")
+def write_patients(folder: Path, organizations: Sequence[str], each: int, every: int) -> None:
+    """Files of training records, of public ones, and of test records: one of so many of the training records."""
     rows = []
-    for organization in ("alpha", "beta"):
-        for i in range(40):
+    for organization in organizations:
+        for i in range(each):
             department, complaint = list(DEPARTMENTS.items())[i % 4]
             rows.append(
                 {
@@ -86,8 +84,15 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> str:
                     "answer": f" {department}",
                 }
             )
-    for name, chosen in (("train", rows), ("test", rows[::5]), ("public", rows[:8])):
+    for name, chosen in (("train", rows), ("test", rows[::every]), ("public", rows[:8])):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in chosen))
+
+
+@pytest.fixture(scope="session")
+def config(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Path of a configuration: two organizations, three rounds, a tiny model made from public records."""
+    folder = tmp_path_factory.mktemp("data")
+    write_patients(folder, ("alpha", "beta"), 40, 5)
     path = folder / "small.yaml"
     path.write_text(
         """
@@ -100,6 +105,28 @@ data: {train: train.jsonl, test: test.jsonl, public: public.jsonl}
 training: {engine: torch, batch_size: 8, sampling_rate: 0.2, lr: 1.0e-2}
 federation: {rounds: 3, local_steps: 4}
 ledger: {anchor_every: 2}
+"""
+    )
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def four(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Path of a configuration: four organizations, two shards each."""
+    folder = tmp_path_factory.mktemp("four")
+    write_patients(folder, ("alpha", "beta", "delta", "gamma"), 18, 9)
+    path = folder / "four.yaml"
+    path.write_text(
+        """
+run: {name: four, key: four}
+model:
+  max_length: 48
+  made: {hidden: 32, layers: 1, heads: 2, intermediate: 64, vocabulary: 320, warmup_steps: 2, warmup_batch: 8}
+  lora: {rank: 4, alpha: 8, targets: [q_proj, v_proj]}
+data: {train: train.jsonl, test: test.jsonl, public: public.jsonl}
+training: {engine: torch, batch_size: 8, sampling_rate: 0.2, lr: 1.0e-2}
+federation: {rounds: 3, local_steps: 2, cohorts: by_shard, shards_per_organization: 2, evaluate_every: 3}
+resources: {mode: pooled, workers: 1}
 """
     )
     return str(path)

@@ -2,58 +2,18 @@
 
 import json
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests_support import adapters_of
+from tests_support import adapters_of, drill, events_of
 
-from ledger.events import Event, read_event
-from ledger.log import SqliteLog
 from ledger.verify import verify_run
 
 pytestmark = pytest.mark.slow
 
 ORGANIZATIONS = ("alpha", "beta", "delta", "gamma")
-COMPLAINTS = {"cardiology": "a racing pulse", "neurology": "a numb hand", "urology": "flank pain"}
 SECURE = "trust.secure_aggregation=true"
-
-
-@pytest.fixture(scope="module")
-def four(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Path of a configuration: four organizations, two shards each."""
-    folder = tmp_path_factory.mktemp("four")
-    rows = []
-    for organization in ORGANIZATIONS:
-        for i in range(18):
-            department, complaint = list(COMPLAINTS.items())[i % 3]
-            rows.append(
-                {
-                    "id": f"{organization}-{i}",
-                    "organization": organization,
-                    "prompt": f"Patient {i} of {organization} has {complaint}. Department:",
-                    "answer": f" {department}",
-                }
-            )
-    for name, chosen in (("train", rows), ("test", rows[::9]), ("public", rows[:9])):
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in chosen))
-    path = folder / "four.yaml"
-    path.write_text(
-        """
-run: {name: four, key: four}
-model:
-  max_length: 48
-  made: {hidden: 32, layers: 1, heads: 2, intermediate: 64, vocabulary: 320, warmup_steps: 2, warmup_batch: 8}
-  lora: {rank: 4, alpha: 8, targets: [q_proj, v_proj]}
-data: {train: train.jsonl, test: test.jsonl, public: public.jsonl}
-training: {engine: torch, batch_size: 8, sampling_rate: 0.2, lr: 1.0e-2}
-federation: {rounds: 3, local_steps: 2, cohorts: by_shard, shards_per_organization: 2, evaluate_every: 3}
-resources: {mode: pooled, workers: 1}
-"""
-    )
-    return str(path)
 
 
 @pytest.fixture(scope="module")
@@ -68,26 +28,6 @@ def secure(command: Any, four: str, tmp_path_factory: pytest.TempPathFactory) ->
     folder = str(tmp_path_factory.mktemp("runs") / "secure")
     result: dict[str, Any] = command.train("-c", four, "--run", folder, SECURE)
     return result
-
-
-def events_of(run: str, kind: str) -> list[Event]:
-    log = SqliteLog(Path(run) / "ledger" / "log.sqlite", read_only=True)
-    try:
-        return [read_event(envelope, log.keys()) for _, envelope in log.events(kind)]
-    finally:
-        log.close()
-
-
-def drill(command: Any, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    script = str(Path(__file__).parent / "secure_drill.py")
-    return subprocess.run(
-        [sys.executable, script, *arguments],
-        env=command.environment(),
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
-    )
 
 
 def test_the_bits_are_those_of_the_run_without_it(plain: dict[str, Any], secure: dict[str, Any]) -> None:
@@ -135,7 +75,7 @@ def test_a_coordinator_killed_in_the_middle_goes_on_to_the_same_model(
     command: Any, four: str, plain: dict[str, Any], tmp_path: Path
 ) -> None:
     run = str(tmp_path / "run")
-    done = drill(command, "killed", four, run)
+    done = drill("secure_drill.py", command, "killed", four, run)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert len(adapters_of(run)) == 1
     result = command.train("--resume", run)
@@ -146,7 +86,7 @@ def test_a_coordinator_killed_in_the_middle_goes_on_to_the_same_model(
 def test_a_cheat_is_named_the_dead_are_absent_and_the_sums_go_on(command: Any, four: str, tmp_path: Path) -> None:
     run = str(tmp_path / "run")
     one = ("federation.cohorts=one", "federation.shards_per_organization=1", "resources.workers=4")
-    done = drill(command, "cheated", four, run, *one)
+    done = drill("secure_drill.py", command, "cheated", four, run, *one)
     assert done.returncode == 0, done.stderr
     merged = {m.round: [entry["organization"] for entry in m.body["inputs"]] for m in events_of(run, "MERGE")}
     assert merged == {1: ["alpha", "beta", "gamma"], 2: ["alpha", "beta", "delta"], 3: list(ORGANIZATIONS)}

@@ -1,8 +1,13 @@
 """What several integration tests look at."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
+
+from ledger.events import Event, read_event
+from ledger.log import SqliteLog
 
 
 def adapters_of(run: str) -> list[str]:
@@ -31,3 +36,24 @@ def model_scores(config_file: str, run: str, organization: str = "alpha", base: 
     rows = encode(load_holdings(config, organization).test, tokenizer, "causal", config.model.max_length)
     adapter = AdapterModel(model, tokenizer.pad_token_id, "causal", 1, "cpu", False)
     return adapter.evaluate(rows, 32, model).summary()
+
+
+def events_of(run: str, kind: str) -> list[Event]:
+    """The log's events of a type."""
+    log = SqliteLog(Path(run) / "ledger" / "log.sqlite", read_only=True)
+    try:
+        return [read_event(envelope, log.keys()) for _, envelope in log.events(kind)]
+    finally:
+        log.close()
+
+
+def drill(script: str, command: Any, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Run a script of this folder with the command line's environment."""
+    return subprocess.run(
+        [sys.executable, str(Path(__file__).parent / script), *arguments],
+        env=command.environment(),
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
