@@ -25,6 +25,7 @@ from typing import Any
 import ray
 
 from benchmarks.common import parser, table, write
+from benchmarks.warm_pools import WarmPools
 from ledger.removal import ORGANIZATION, RECORD, SUBJECT
 from ledger.verify import verify_run
 from trustchain_ray.config import Config
@@ -91,10 +92,12 @@ def exactness(done: dict[str, Any], save: Callable[[], None], count: int, sentim
     """Random forget sets, removed one after the other from runs, each compared with a fresh run without all so far."""
     shards = ["federation.cohorts=by_shard", "federation.shards_per_organization=4"]
     short = ["federation.rounds=3", "federation.baselines=[]", "federation.evaluate_every=100"]
+    pools = WarmPools()
     for first in range(0, count, PER_RUN):
         with tempfile.TemporaryDirectory() as folder:
             config = records(Path(folder) / "data", 4, 90, f"exact-{first}", rate=0.1, rounds=3, steps=3)
-            _removed_in_turn(done, save, "tiny", range(first, min(first + PER_RUN, count)), folder, config, shards)
+            cases = range(first, min(first + PER_RUN, count))
+            _removed_in_turn(done, save, pools, "tiny", cases, folder, config, shards)
     if "TRUSTCHAIN_DATA" not in os.environ:
         print("the sentiment model is left out: TRUSTCHAIN_DATA is not set")
         return
@@ -104,7 +107,7 @@ def exactness(done: dict[str, Any], save: Callable[[], None], count: int, sentim
             small = ["data.limit=80", "data.test_limit=10", "training.sampling_rate=0.1"]
             small += ["federation.personalization=none", *shards, *short]
             cases = range(first, min(first + PER_RUN, sentiment))
-            _removed_in_turn(done, save, "sentiment", cases, folder, config, small)
+            _removed_in_turn(done, save, pools, "sentiment", cases, folder, config, small)
 
 
 PER_RUN = 10
@@ -113,6 +116,7 @@ PER_RUN = 10
 def _removed_in_turn(
     done: dict[str, Any],
     save: Callable[[], None],
+    pools: WarmPools,
     model: str,
     cases: range,
     folder: str,
@@ -123,13 +127,16 @@ def _removed_in_turn(
     if all(f"{model}/{case}" in done for case in cases):
         return
     keys, run, draws = f"run.keystore={folder}/keys", f"{folder}/run", random.Random(f"{model}/{cases.start}")
+    pools.rewind()
     train(load_config([config], [keys, *overrides]), run, quiet)
     gone: list[str] = []
     for case in cases:
         left = load_config([config], [keys, *overrides, f"data.exclude=[{','.join(gone)}]"])
         ask, exclude = forget_set(left, draws, case)
         gone += exclude
+        pools.rewind()
         result = unlearn(run, [ask], "replay", quiet, evaluate=False)
+        pools.rewind()
         workers = (1, 2, 4)[case % 3]
         excluded = [f"data.exclude=[{','.join(gone)}]", f"resources.workers={workers}"]
         fresh = train(load_config([config], [keys, *overrides, *excluded]), f"{folder}/fresh-{case}", quiet)
