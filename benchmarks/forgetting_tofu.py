@@ -51,8 +51,9 @@ def tofu_part(done: dict[str, Any], save: Save, seeds: Sequence[int], work: Path
     runs = Runs(done, save, seeds, (work or WORK / ("tiny" if tiny else "full")).resolve(), scale)
     for seed in seeds:
         runs.full(seed)
-        runs.one(seed)
-        for name in runs.scale.sets:
+        if f"seed {seed}/isolation" not in done:
+            runs.one(seed)
+        for name in (name for name in runs.scale.sets if _is_missing(runs, name)):
             runs.retrained(seed, name)
             runs.replayed(seed, name)
     models = {seed: read_adapter(runs.full(seed)) for seed in seeds}
@@ -61,9 +62,14 @@ def tofu_part(done: dict[str, Any], save: Save, seeds: Sequence[int], work: Path
     for seed in seeds:
         _measure_isolation(runs, engine, seed)
     for name in runs.scale.sets:
-        if any(f"seed {seed}/{name}/{row}" not in done for seed in seeds for row in ROWS):
+        if _is_missing(runs, name):
             never = {seed: read_adapter(runs.retrained(seed, name)) for seed in seeds}
             _ForgetSet(runs, engine, name, models, never).measure()
+
+
+def _is_missing(runs: Runs, name: str) -> bool:
+    """Whether something of a forget set is not measured yet."""
+    return any(f"seed {seed}/{name}/{row}" not in runs.done for seed in runs.seeds for row in ROWS)
 
 
 def _measure_isolation(runs: Runs, engine: TorchEngine, seed: int) -> None:
