@@ -25,6 +25,8 @@ from trustchain_ray.forgetting.metrics.relearning import Relearning, RelearnTime
 from trustchain_ray.forgetting.metrics.scoring import AdapterState, load, losses, score
 from trustchain_ray.rows import TokenRow
 
+pytestmark = pytest.mark.slow
+
 # Each method with settings that forget on this model: method, epochs, learning rate.
 TUNED = {
     "ascent": (Ascent(), 4, 1e-3),
