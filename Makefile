@@ -5,6 +5,7 @@ TORCH ?= torch==2.13.0
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+FAST := tests/unit tests/ledger tests/envs tests/engines
 NODE := $(VENV)/npm/.ready
 
 .PHONY: run test test-fast test-long lint clean
@@ -15,7 +16,7 @@ test: $(READY) $(NODE)
 	$(BIN)/python -m pytest
 
 test-fast: $(READY)
-	$(BIN)/python -m pytest -m "not slow and not long" tests/unit tests/ledger tests/envs tests/engines
+	$(BIN)/python -m pytest -m "not slow and not long" -n auto --maxprocesses 4 --dist loadfile $(FAST)
 
 test-long: $(READY) $(NODE)
 	$(BIN)/python -m pytest -m long

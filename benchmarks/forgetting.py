@@ -14,6 +14,8 @@ import json
 import os
 import random
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -208,6 +210,17 @@ def expected_share(config: Config, layout: Layout) -> float:
     return statistics.mean(shares)
 
 
+def command(*arguments: str) -> dict[str, Any]:
+    """Run the command line, as a person does: in a process that is alone; the result."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    done = subprocess.run(
+        [sys.executable, "-m", "trustchain_ray", *arguments, "--json"],
+        cwd=ROOT, env=environment, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
 def cost(done: dict[str, Any], save: Callable[[], None], repeats: int) -> None:
     """What removals cost, one after the other from one run, of training again without all of them."""
     for name, layout in LAYOUTS.items():
@@ -220,16 +233,18 @@ def cost(done: dict[str, Any], save: Callable[[], None], repeats: int) -> None:
                 Path(folder) / "data", layout.organizations, each, "cost", rate=rate, rounds=layout.rounds, steps=STEPS
             )
             expected = expected_share(load(config), layout) if layout.scope == RECORD else 0.0
-            run, overrides, draws = f"{folder}/run", layout.overrides(), random.Random(name)
-            train(load(config, *overrides), run, quiet)
+            keys = f"run.keystore={Path(config).parent / 'keys'}"
+            run, overrides, draws = f"{folder}/run", [keys, *layout.overrides()], random.Random(name)
+            command("train", "-c", config, *overrides, "--run", run)
             names, gone, removals = organization_names(load(config)), list[str](), list[dict[str, float]]()
             whole = layout.scope == ORGANIZATION
             for organization in draws.sample(names, repeats) if whole else draws.choices(names, k=repeats):
                 record = draws.choice(load_holdings(load(config), organization).train).id
-                ask = Ask(ORGANIZATION, (), organization) if whole else Ask(RECORD, (record,), organization)
                 gone.append(f"{organization}/*" if whole else record)
                 began = time.perf_counter()
-                result = unlearn(run, [ask], "replay", quiet, evaluate=False)
+                result = command(
+                    "unlearn", run, "--organization", organization, *([] if whole else ["--record", record])
+                )
                 removals.append(
                     {
                         "steps_share": result["steps_replayed"] / result["steps_total"],
@@ -240,7 +255,8 @@ def cost(done: dict[str, Any], save: Callable[[], None], repeats: int) -> None:
                 )
                 print(f"{name:<20}{json.dumps(removals[-1])}", flush=True)
             began = time.perf_counter()
-            fresh = train(load(config, *overrides, f"data.exclude=[{','.join(gone)}]"), f"{folder}/fresh", quiet)
+            exclude = f"data.exclude=[{','.join(gone)}]"
+            fresh = command("train", "-c", config, *overrides, exclude, "--run", f"{folder}/fresh")
             done[name] = {
                 "removed": layout.scope,
                 "records": each * layout.organizations,
@@ -316,6 +332,10 @@ def main() -> None:
         held = json.loads(options.out.read_text()) if options.out.exists() else {}
         write(options.out, {**held, options.part: done})
 
+    if options.part == "cost":  # of commands, each in a process of its own
+        cost(done, save, options.repeats)
+        print(cost_table(done))
+        return
     if options.part in ("tofu", "dial"):  # they start Ray by themselves
         from benchmarks.forgetting_dial import dial_part, dial_table
         from benchmarks.forgetting_tofu import tofu_part, tofu_table
@@ -333,9 +353,6 @@ def main() -> None:
         if options.part == "exactness":
             exactness(done, save, options.count, options.sentiment)
             print(exactness_table(done))
-        elif options.part == "cost":
-            cost(done, save, options.repeats)
-            print(cost_table(done))
         else:
             quickstart(done, save)
 

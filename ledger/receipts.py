@@ -190,6 +190,7 @@ class _State:
     trust: Mapping[str, str]
     log: RunLog | None
     certificates: Sequence[bytes]
+    of_run: Sequence[bytes]
     min_auditors: int
     read: Receipt | None = None
     notes: list[str] = field(default_factory=list)
@@ -218,10 +219,11 @@ def check_receipt(
     trust: Mapping[str, str] | None = None,
     log: RunLog | None = None,
     certificates: Sequence[bytes] = (),
+    of_run: Sequence[bytes] = (),
     min_auditors: int = 0,
     on_check: Callable[[Check], None] | None = None,
 ) -> Report:
-    """Check a receipt, and after a removal that its records are gone.
+    """Check a receipt, and whether its records are in the run now, or were removed.
 
     Parameters
     ----------
@@ -234,7 +236,9 @@ def check_receipt(
     log
         The run's log and manifest, verified.
     certificates
-        Certificates of removals from the run. Each is verified with the same keys and log.
+        Certificates by which the records are said to be removed: what they do not remove is a failure.
+    of_run
+        All other certificates of removals from the run. Each is verified with the same keys and log.
     min_auditors
         Organizations, other than the issuers, that must have counter-signed each of them.
     on_check
@@ -246,7 +250,7 @@ def check_receipt(
         Never raises on what the files hold: that makes a failed check.
     """
     report = Report(name, "receipt")
-    go_through(_STEPS, _State(data, trust or {}, log, certificates, min_auditors), report, on_check)
+    go_through(_STEPS, _State(data, trust or {}, log, certificates, of_run, min_auditors), report, on_check)
     return report
 
 
@@ -308,10 +312,10 @@ def _check_log(state: _State) -> str:
 
 
 def _check_removal(state: _State) -> str:
-    if not state.certificates:
+    if not state.certificates and not state.of_run and state.log is None:
         raise Skip("no certificate of a removal is given")
     removals: list[Removal] = []
-    for data in state.certificates:
+    for data in dict.fromkeys([*state.certificates, *state.of_run]):
         report = verify_certificate(
             data, trust=state.trust or None, log=state.log, min_auditors=state.min_auditors
         )
@@ -321,13 +325,34 @@ def _check_removal(state: _State) -> str:
         skipped = ", ".join(check.name for check in report.checks if check.status == "skipped")
         if skipped:
             state.notes.append(f"of the certificate: {skipped}")
-    total = 0
+    total, inside = 0, 0
     for entry in state.receipt.entries:
         if left := set(entry.commitments) - _removed(state, entry, removals):
             count = f"{len(left)} of {len(entry.commitments)}"
-            raise LedgerError(f"cohort {entry.cohort!r}: {count} records are not removed by these certificates")
-        total += len(entry.commitments)
-    return f"all {total} records are removed"
+            if state.certificates:
+                raise LedgerError(f"cohort {entry.cohort!r}: {count} records are not removed by these certificates")
+            if not _leads_to_now(state, entry, removals):
+                raise Skip(
+                    f"cohort {entry.cohort!r}: its shard changed since, and no certificate here says what of {count} "
+                    "records became; ask for the certificates, or for a new receipt"
+                )
+        total, inside = total + len(entry.commitments), inside + len(left)
+    if 0 < inside < total:
+        return f"of {total} records {total - inside} removed, {inside} in the run"
+    return f"all {total} records are " + ("in the run, none is removed" if inside else "removed")
+
+
+def _leads_to_now(state: _State, entry: Entry, removals: Sequence[Removal]) -> bool:
+    """Whether the shard is as the receipt has it, but for what removals took out of it, each from where the last ended.
+
+    What a removal takes out is proved, so that nothing else went."""
+    slot, root = (state.receipt.organization, entry.cohort, entry.split), entry.root
+    shards = [s for removal in removals if removal.run == state.receipt.run for s in removal.shards]
+    steps = {s.old_root: s.new_root for s in shards if (s.organization, s.cohort, s.split) == slot}
+    logged = state.shard_roots(entry)
+    while root in steps and root != logged[-1]:
+        root = steps.pop(root)
+    return bool(logged) and root == logged[-1]
 
 
 def _removed(state: _State, entry: Entry, removals: Sequence[Removal]) -> set[str]:
@@ -354,6 +379,6 @@ _STEPS = [
     Step("signature", _check_signature, "the organization signed it"),
     Step("openings", _check_openings, "the commitments are to your records"),
     Step("log", _check_log, "the run was trained on the shards that the receipt names"),
-    Step("removal", _check_removal, "your records are removed, by certificates that hold"),
+    Step("removal", _check_removal, "where your records stand: in the run, or removed by certificates"),
 ]
 """Each may rely on those before it."""

@@ -71,7 +71,7 @@ def verify_document(
     min_auditors: int = 0,
     rpc_url: str | None = None,
 ) -> Report:
-    """Check a certificate, or a receipt and whether its records are removed.
+    """Check a certificate, or a receipt and whether its records are in the run or removed.
 
     Parameters
     ----------
@@ -82,7 +82,7 @@ def verify_document(
     run
         The run, or a bundle of its whole log. Default: the run in which the file, or a certificate, lies.
     certificates
-        For a receipt: certificates of removals. Those that lie in the run come besides.
+        For a receipt: certificates that are to remove all of its records. Those that lie in the run count besides.
     trust
         Public keys in hex by organization, known from elsewhere.
     min_auditors
@@ -103,7 +103,7 @@ def verify_document(
         data = _read(path, MAX_BYTES + 1)
         if kind == "receipt":
             shown = [_read(Path(name), MAX_BYTES + 1) for name in certificates]
-            shown += [] if place is None else _certificates_in(Path(place))
+            lying = [] if place is None else _certificates_in(Path(place))
     except LedgerError as error:
         report = Report(str(path), kind, [Check("run", "fail", str(error), str(place or path))])
         if on_check is not None:
@@ -111,8 +111,8 @@ def verify_document(
         return report
     if kind == "receipt":
         return check_receipt(
-            data, name=str(path), trust=trust, log=log, certificates=list(dict.fromkeys(shown)),
-            min_auditors=min_auditors, on_check=on_check,
+            data, name=str(path), trust=trust, log=log, certificates=shown, of_run=lying, min_auditors=min_auditors,
+            on_check=on_check,
         )  # fmt: skip
     return verify_certificate(
         data, name=str(path), trust=trust, log=log, min_auditors=min_auditors, rpc_url=rpc_url, on_check=on_check

@@ -38,7 +38,7 @@ from trustchain_ray.run_directory import RunDirectory
 from trustchain_ray.run_keys import announce_rotations, check_members
 from trustchain_ray.sampling import sampling_rate
 from trustchain_ray.settlement import Settlement
-from trustchain_ray.worker import Packed
+from trustchain_ray.worker import Packed, Worker
 
 ONLINE_S = 60.0
 """A run that is opened again waits so long for an organization to answer at all."""
@@ -53,7 +53,8 @@ class Assembly:
     ----------
     run : a locked run directory, new or to be resumed.
     progress : called with one line of text as things happen.
-    local : organizations and ledger are objects of this process: for what needs no workers, :meth:`reopen` alone.
+    local : organizations and ledger are objects of this process, which need no cluster; they share one worker, made
+        when it is first needed. For a run that is :meth:`reopen`-ed.
     """
 
     def __init__(self, config: Config, run: RunDirectory, progress: Any, local: bool = False) -> None:
@@ -69,6 +70,7 @@ class Assembly:
         self.offline: set[str] = set()
         self.revoked: list[str] = []  # organizations whose key was revoked in this run
         self.ledger: Any = None
+        self.shared: Worker | None = None
         self.witnesses: list[Member] = []
         self.registrations: dict[str, dict[str, Any]] = {}
         self.counts: dict[str, dict[str, int]] = {}
@@ -126,6 +128,8 @@ class Assembly:
 
     def enlist(self) -> None:
         """Start the workers and agree on the terms."""
+        if self.local:
+            self.base = prepare_base(self.config, self.run, self.progress, local=True)
         present = [name for name in self.names if name not in self.offline]
         self.registrations = self.gather("register", self.base, names=present)
         registered = {n: {c: int(k) for c, k in r["records"].items()} for n, r in self.registrations.items()}
@@ -152,7 +156,11 @@ class Assembly:
             keys={**self.public_keys(), COORDINATOR: self.identity.public_hex},
             rotated={n: document for n, document in documents.items() if "rotations" in document},
         )
-        self.terms_ref = [ray.put(self.terms)]
+        self.terms_ref = [self.share(self.terms)]
+
+    def share(self, value: Any) -> Any:
+        """A reference to a value that organizations are to read."""
+        return calls.Answer(value) if self.local else ray.put(value)
 
     def public_keys(self) -> dict[str, str]:
         """Public keys (hex) of the organizations that have registered in this process."""
@@ -264,11 +272,20 @@ class Assembly:
         leaving = self.amended.unfinished.left if self.amended.unfinished is not None else []
         names = sorted({*self.names, *leaving})
         if self.local:
-            made = [Member(n, calls.Local(Organization(self.config, n, self.id)), False) for n in names]
+            made = [Member(n, calls.Local(Organization(self.config, n, self.id, self._worker)), False) for n in names]
         else:
             self.base = prepare_base(self.config, self.run, self.progress)
             made = start_members(self.config, self.id, names)
         self.members = {member.name: member for member in made}
+
+    def _worker(self, base: Any) -> Worker:
+        """The worker of all organizations of this process, made at the first call."""
+        if self.shared is None:
+            from trustchain_ray.models import quietly
+
+            with quietly():
+                self.shared = Worker(self.config, base)
+        return self.shared
 
     def _find_offline(self) -> None:
         """Who does not answer now; the others forget removals that were cut short before the coordinator knew."""

@@ -34,6 +34,11 @@ class _Method:
             return Answer(error=error)
 
 
+def value(thing: Any) -> Any:
+    """What a reference stands for; anything else is itself."""
+    return get(thing) if isinstance(thing, Answer | ray.ObjectRef) else thing
+
+
 def get(reference: Any, timeout: float | None = None) -> Any:
     """The answer of a call; raises what the call raised, or TimeoutError after `timeout` seconds."""
     if isinstance(reference, Answer):
@@ -43,10 +48,12 @@ def get(reference: Any, timeout: float | None = None) -> Any:
     return ray.get(reference, timeout=timeout)
 
 
-def wait(references: Sequence[Any], timeout: float) -> tuple[list[Any], list[Any]]:
-    """Calls that have answered, and those that have not after `timeout` seconds."""
-    here = [reference for reference in references if isinstance(reference, Answer)]
-    if there := [reference for reference in references if not isinstance(reference, Answer)]:
-        done, late = ray.wait(there, num_returns=len(there), timeout=timeout)
-        return [*here, *done], list(late)
-    return here, []
+def wait(references: Sequence[Any], timeout: float, least: int | None = None) -> tuple[list[Any], list[Any]]:
+    """Calls that have answered, as soon as `least` (default: all) have, or after `timeout` seconds; and the others."""
+    least = len(references) if least is None else least
+    here: list[Any] = [reference for reference in references if isinstance(reference, Answer)]
+    there = [reference for reference in references if not isinstance(reference, Answer)]
+    if there and len(here) < least:
+        done, there = ray.wait(there, num_returns=least - len(here), timeout=timeout)
+        here += done
+    return here, list(there)

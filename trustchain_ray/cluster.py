@@ -11,6 +11,12 @@ from trustchain_ray.config import Config
 from trustchain_ray.errors import TrustChainError
 
 
+def is_given(config: Config) -> bool:
+    """Whether there is a cluster that a command would join, rather than start one."""
+    named = config.resources.address or os.environ.get("RAY_ADDRESS") or os.environ.get("RAY_JOB_ID")
+    return bool(named) or ray.is_initialized()
+
+
 @contextlib.contextmanager
 def cluster(config: Config, organizations: int) -> Iterator[None]:
     """A Ray session for one command; a local cluster that was started here is ended afterwards.

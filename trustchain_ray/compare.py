@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray.exceptions import RayActorError
 
+from trustchain_ray import calls
 from trustchain_ray.data import Holdings, Record, load_holdings
 from trustchain_ray.metrics import Metrics
 
@@ -36,7 +37,7 @@ def start_personalised(federation: "Federation", model: "Tensors") -> Any:
     from trustchain_ray.worker import Packed
 
     settings = federation.config.federation
-    packed = [ray.put(Packed.of(model))]
+    packed = [federation.share(Packed.of(model))]
     return _start_all(federation, "personalise", federation.terms_ref, packed, settings.personalization_steps)
 
 
@@ -57,7 +58,7 @@ def collect(started: Any) -> Scores:
         sums = {}
         for name, reference in started.items():
             with contextlib.suppress(RayActorError):
-                sums[name] = ray.get(reference)
+                sums[name] = calls.get(reference)
     return {name: Metrics(**row).summary() for name, row in sums.items()}
 
 

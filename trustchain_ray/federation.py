@@ -123,7 +123,7 @@ class Federation(Assembly):
 
     def evaluate(self, model: Tensors) -> dict[str, Any]:
         """Start the evaluation of a model at every organization; references by name."""
-        packed = [ray.put(Packed.of(model))]
+        packed = [self.share(Packed.of(model))]
         return {n: self.members[n].call("evaluate", self.terms_ref, packed) for n in self.names if n not in self.late}
 
     def _open_round(self, excluded: Collection[str]) -> dict[str, CohortRound]:
@@ -136,7 +136,7 @@ class Federation(Assembly):
 
     def task_of_state(self, cohort: str, state: Tensors) -> CohortTask:
         """Some state of a cohort, for its members."""
-        return CohortTask(cohort, ray.put(Packed.of(state)), digest(state))
+        return CohortTask(cohort, self.share(Packed.of(state)), digest(state))
 
     def _accept(self, number: int, name: str, reply: Reply, rounds: dict[str, CohortRound]) -> list[dict[str, Any]]:
         """Check the decision and the updates of one organization; events of what was accepted and refused.

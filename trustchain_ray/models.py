@@ -1,9 +1,11 @@
 """The base model and its tokenizer: from a local folder, a hub id, or made from the config; LoRA by PEFT."""
 
+import contextlib
 import hashlib
 import os
 import tempfile
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from transformers import (
     PretrainedConfig,
     PreTrainedTokenizerFast,
 )
+from transformers.utils.logging import disable_progress_bar
 
 from trustchain_ray.config import Config
 from trustchain_ray.data import Record
@@ -77,6 +80,15 @@ def unpack_base(files: BaseFiles) -> str:
             partial.rename(folder / name)
         (folder / ".complete").touch()
     return str(folder)
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Load a model in a person's own process: without bars, and without PEFT's warnings of names that change."""
+    disable_progress_bar()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
 
 
 def load_tokenizer(base: str) -> Any:

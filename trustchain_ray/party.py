@@ -3,10 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-import ray
-
 from ledger.identity import load_or_create
-from trustchain_ray import forms
+from trustchain_ray import calls, forms
 from trustchain_ray.cohorts import records_of
 from trustchain_ray.config import Config
 from trustchain_ray.custody import Custody, custody_folder
@@ -101,7 +99,7 @@ class Party:
     def _agree(self, terms: list[Any]) -> Terms:
         """Read terms once; the shared frozen factors go to the workers."""
         if self.terms is None or self.terms_of != terms[0]:
-            self.terms, self.terms_of = ray.get(terms[0]), terms[0]
+            self.terms, self.terms_of = calls.get(terms[0]), terms[0]
             self.plans.clear()
             self._start_workers(self.terms.base)
             self._remember("freeze", self.terms.fresh)
@@ -154,6 +152,6 @@ def value_of(state: Any) -> Packed:
     """A state that came by value, by reference, or as a reference inside a list."""
     if isinstance(state, list):
         state = state[0]
-    packed = ray.get(state) if isinstance(state, ray.ObjectRef) else state
+    packed = calls.value(state)
     assert isinstance(packed, Packed)
     return packed

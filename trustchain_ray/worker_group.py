@@ -9,6 +9,7 @@ from ray.exceptions import RayActorError, WorkerCrashedError
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from trustchain_ray import calls
 from trustchain_ray.config import Config
 from trustchain_ray.errors import TrustChainError
 from trustchain_ray.worker import Worker
@@ -17,13 +18,13 @@ RemoteWorker: Any = ray.remote(Worker)
 
 
 class LocalGroup:
-    """A single worker in this process (pooled mode): the same calls, no Ray between."""
+    """A single worker in this process: the same calls, no Ray between."""
 
     def __init__(self, worker: Worker) -> None:
         self.worker = worker
 
     def call(self, method: str, *args: Any) -> Any:
-        return getattr(self.worker, method)(*[ray.get(a) if isinstance(a, ray.ObjectRef) else a for a in args])
+        return getattr(self.worker, method)(*map(calls.value, args))
 
 
 class WorkerGroup:

@@ -24,6 +24,8 @@ from trustchain_ray.errors import TrustChainError
 from trustchain_ray.worker import Packed, Trained
 from trustchain_ray.worker_group import WorkerGroup
 
+pytestmark = pytest.mark.slow  # DeepSpeed takes longest to import and to begin
+
 Case = tuple[Config, str, int]  # a config, its base and the size below which ZeRO-3 keeps a parameter whole
 CASES = ["zero0", "zero1", "zero2", "zero3", "zero3-persistent", "checkpointing", "head2", "head3"]
 

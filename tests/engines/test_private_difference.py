@@ -36,6 +36,7 @@ def difference() -> Difference:
     return Difference()
 
 
+@pytest.mark.slow
 def test_who_knows_the_record_sees_it_in_the_difference_with_the_old_noise_and_not_with_fresh_noise(
     difference: Difference,
 ) -> None:

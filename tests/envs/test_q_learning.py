@@ -42,6 +42,7 @@ def test_a_lone_organization_learns_the_optimal_plan(make_game):
         assert policy_values(dynamics, run.policies())[0] == pytest.approx(best.value, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_comparative_statics_of_what_is_learned():
     """No cost: all in. A cost above any reward: none. In between: never more at a higher cost."""
 

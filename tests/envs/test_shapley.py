@@ -62,6 +62,7 @@ def test_leave_one_out_in_n_plus_one_evaluations():
     assert found.evaluations == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 def test_gtg_is_close_to_exact_on_ten_organizations(seed):
     weights = np.random.default_rng(seed).uniform(0.0, 0.5, 10)

@@ -120,7 +120,7 @@ def test_what_is_asked_for_wrongly_is_refused_and_nothing_is_changed(command: An
 
 
 def test_a_removed_person_is_as_if_never_there(
-    command: Any, forgetful: str, run: dict[str, Any], tmp_path: Path
+    command: Any, alone: Any, forgetful: str, run: dict[str, Any], tmp_path: Path
 ) -> None:
     schedule = schedule_of(forgetful, run["run"], tmp_path / "schedule.json")
     out, _ = command.run("unlearn", run["run"], "--list", "--json")
@@ -129,8 +129,12 @@ def test_a_removed_person_is_as_if_never_there(
     assert sum(row["records"] for row in listed["organizations"].values()) == 90 + 18
     out, _ = command.run("unlearn", run["run"], "--subject", "traveller", "--dry-run", "--json")
     plan = json.loads(out.splitlines()[-1])
-    result = unlearn(command, run["run"], "--subject", "traveller")
+    out, err = alone.run("unlearn", run["run"], "--subject", "traveller", "--json")  # without a cluster
+    said = [line.split(":")[0].split("  ")[0] for line in err.splitlines()]
+    assert said == ["withdrawn", "replayed round 3/3", "federated", "certified"]
+    result = json.loads(out.splitlines()[-1])
     assert result["guarantee"] == "EXACT_BITWISE"
+    assert {row["organization"] for row in result["asked"]} == set(ORGANIZATIONS)
     assert (result["steps_replayed"], result["steps_total"]) == (plan["steps_replayed"], plan["steps_total"])
     assert result["old_model_digest"] == run["model_digest"] != result["new_model_digest"]
     assert fresh(command, forgetful, tmp_path / "fresh", schedule, "traveller") == result["new_model_digest"]
@@ -161,7 +165,7 @@ def test_a_text_that_two_organizations_hold_goes_at_both(command: Any, run: dict
 
 
 def test_an_organization_leaves_and_a_killed_removal_is_gone_on_with(
-    command: Any, forgetful: str, run: dict[str, Any], tmp_path: Path
+    command: Any, alone: Any, forgetful: str, run: dict[str, Any], tmp_path: Path
 ) -> None:
     schedule = schedule_of(forgetful, run["run"], tmp_path / "schedule.json")
     process = command.start("unlearn", run["run"], "--organization", "beta")
@@ -179,7 +183,7 @@ def test_an_organization_leaves_and_a_killed_removal_is_gone_on_with(
     assert said.returncode == 1
     assert "cannot be replayed without an accepted update of alpha" in said.stderr
     assert "stays withdrawn" in said.stderr
-    result = unlearn(command, run["run"])
+    result = unlearn(alone, run["run"])
     assert result["organizations_leaving"] == ["beta"]
     gone = ["beta/*", "traveller", "alpha-7", "gamma-4"]
     config = load_config([forgetful], [f"data.exclude=[{','.join(gone)}]"])

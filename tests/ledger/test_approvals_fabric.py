@@ -94,6 +94,7 @@ def test_a_member_for_whom_another_always_comes_first_is_told(
         approve(one, REMOVAL)
 
 
+@pytest.mark.slow
 def test_who_is_no_member_of_the_run_is_refused(consortium: Consortium) -> None:
     chain = consortium.chain()
     chain.open_run(consortium.coordinator.public_hex, 1, MSPS[:1])

@@ -145,6 +145,7 @@ def test_every_changed_byte_is_found(files, tmp_path, name):
         assert verify_run(path).failure.name == "bundle"
 
 
+@pytest.mark.slow
 def test_a_bundle_made_anew_with_other_content_is_found(finished, files, tmp_path):
     """Whoever changes a file and lists its new digest still has no signature for it."""
     source = random.Random(6)

@@ -30,6 +30,7 @@ def test_strings_and_key_order_of_rfc_8785():
     assert order == ["\r", "1", "\u0080", "\u00f6", "\u20ac", "\U0001f600", "\ufb33"]
 
 
+@pytest.mark.slow
 @given(documents)
 def test_every_document_comes_back(document):
     data = canonical_json(document)

@@ -52,6 +52,7 @@ def test_it_holds_by_itself_and_says_what_is_not_known(made):
     assert any("run's own claim" in line for line in report.not_checked)
 
 
+@pytest.mark.slow
 def test_one_changed_byte_anywhere_is_found(made):
     data = made.certificate
     for place in [*range(400), *range(400, len(data) - 400, 61), *range(len(data) - 400, len(data))]:

@@ -29,6 +29,7 @@ def fill(chain, count):
     return [chain.anchor(root(n), 100 * n, n, root(n - 1)) for n in range(1, count + 1)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONTRACTS)
 def test_the_artifact_is_what_the_source_compiles_to(name):
     vyper = pytest.importorskip("vyper")
@@ -150,6 +151,7 @@ def test_one_process_at_a_time(tmp_path):
     chain.close()
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_chain_and_file_together(blocks, tmp_path, monkeypatch):
     shutil.copytree(blocks, tmp_path / "chain")
     chain = EmbeddedEvm(tmp_path / "chain")

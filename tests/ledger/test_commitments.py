@@ -139,6 +139,7 @@ def test_no_byte_of_a_destroyed_salt_and_no_id_is_left_on_the_disk(store):
     assert b"record" not in data.replace(b"record TEXT", b"").replace(b"(record", b"")
 
 
+@pytest.mark.slow
 def test_an_erasure_killed_at_any_step_leaves_all_or_none_and_can_be_repeated(store, killed_after):
     salts = store.salts(IDS)
     store.close()

@@ -291,6 +291,7 @@ def test_a_subscription_ends_when_nothing_comes(consortium: Consortium, tmp_path
     assert list(consortium.opened().subscribe(tmp_path / "cursor.json", wait_s=0.2)) == []
 
 
+@pytest.mark.slow
 def test_a_peer_that_hangs_is_told_from_one_without_events(consortium: Consortium, tmp_path: Path) -> None:
     chain = consortium.opened(deadline_s=2.0)
     consortium.gateway.hang |= {"ChaincodeEvents", "Evaluate"}

@@ -93,6 +93,7 @@ def test_mutual_tls_needs_the_clients_certificate(tmp_path: Path) -> None:
     consortium.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["Evaluate", "Endorse", "Submit", "CommitStatus"])
 def test_a_peer_that_hangs_costs_a_deadline_and_no_more(consortium: Consortium, method: str) -> None:
     chain = consortium.opened(deadline_s=2.0)
@@ -104,6 +105,7 @@ def test_a_peer_that_hangs_costs_a_deadline_and_no_more(consortium: Consortium, 
     assert [entry["number"] for entry in chain.rounds()] == [1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["Submit", "CommitStatus"])
 def test_after_a_lost_answer_the_same_envelope_is_submitted(consortium: Consortium, method: str) -> None:
     chain = consortium.opened(deadline_s=6.0)
@@ -237,6 +239,7 @@ sys.exit(0 if codes == [0, 0] and chain.size() == 1 else 1)
 """
 
 
+@pytest.mark.slow
 def test_the_connection_is_made_after_a_fork(consortium: Consortium) -> None:
     consortium.opened().append_batch(0, [consortium.leaf(0)])
     arguments = [str(consortium.profile()), str(consortium.user()), RUN]

@@ -220,6 +220,7 @@ def test_consistency_proofs_are_those_of_the_rfcs_recursion(case):
     assert (log.root(before), log.root()) == roots == roots_by_subproof(before, count, True, roots[0], proof)
 
 
+@pytest.mark.slow
 @given(st.data())
 def test_both_verifiers_agree_on_any_proof(data):
     """True, cut, padded and mixed up: what one takes, the other takes."""

@@ -35,6 +35,7 @@ def random_tree(count: int) -> tuple[list[str], ManifestTree]:
     return names, ManifestTree.of(names)
 
 
+@pytest.mark.slow
 @given(SETS, st.randoms())
 @settings(max_examples=60, deadline=None)
 def test_the_root_is_that_of_the_definition_whatever_the_order_of_changes(names, random):
@@ -59,6 +60,7 @@ def test_one_proof_tells_which_commitments_are_present_and_which_absent(names, a
     assert presence(tree.proof(asked), asked, tree.root) == {name: name in names for name in asked}
 
 
+@pytest.mark.slow
 @given(SETS, st.data())
 @settings(max_examples=80, deadline=None)
 def test_a_deletion_proof_leads_from_the_old_root_to_the_new_one_and_to_no_other(names, data):
@@ -165,6 +167,7 @@ def test_what_is_no_commitment_is_refused(name):
         presence("E", [name], EMPTY_ROOT)
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_records_fit_and_one_deletion_touches_few_hashes():
     names, tree = random_tree(100_000)
     assert tree.size == 100_000

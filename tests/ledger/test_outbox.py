@@ -52,6 +52,7 @@ def test_one_process_at_a_time(tmp_path):
     Outbox(tmp_path / "outbox.log").close()
 
 
+@pytest.mark.slow
 def test_a_batch_is_there_whole_or_not_at_all(tmp_path):
     path = tmp_path / "outbox.log"
     outbox = Outbox(path)
@@ -130,6 +131,7 @@ def test_journal_cuts_and_tells(tmp_path):
     journal.close()
 
 
+@pytest.mark.slow
 def test_killed_at_every_write(tmp_path, killed_after):
     acked = tmp_path / "acked"
 

@@ -58,6 +58,34 @@ def test_somebody_elses_removal_does_not_remove_my_record(made):
     assert detail(report).startswith("removal: cohort 'all': 1 of 1 records are not removed")
 
 
+def test_who_was_never_removed_is_still_in_whoever_else_was_removed(made):
+    mine = of_somebody(made, "bank-5")
+    report = check_receipt(mine, trust=made.keys, log=made.log, of_run=[made.certificate])
+    assert report.ok
+    assert report.checks[-1].detail == "all 1 records are in the run, none is removed"
+    until = [event.type for event in made.log.events].index(ev.UNLEARN_REQUEST)
+    before = check_receipt(made.receipt, log=RunLog(made.log.events[:until], made.run.manifest))
+    assert before.checks[-1].detail.startswith("all 2 records are in the run")
+
+
+def test_of_a_person_of_whom_some_records_are_removed_both_are_said(made):
+    names = [FORGOTTEN[0], "bank-5"]
+    entry = entry_of(COHORT, made.trees["bank"], [made.commitment(name) for name in names])
+    data = issue(made.run.identities["bank"], made.run.run, [entry])
+    report = check_receipt(data, trust=made.keys, log=made.log, of_run=[made.certificate])
+    assert report.ok
+    assert report.checks[-1].detail == "of 2 records 1 removed, 1 in the run"
+
+
+def test_a_shard_that_changed_in_a_way_that_nobody_shows_tells_nothing(made):
+    last = [event for event in made.log.events if event.type == ev.SHARD_MANIFEST][-1]
+    log = RunLog([*made.log.events, dataclasses.replace(last, body={**last.body, "root": "5" * 64})], made.run.manifest)
+    report = check_receipt(of_somebody(made, "bank-5"), log=log, of_run=[made.certificate])
+    assert report.ok
+    assert outcome(report)["removal"] == "skipped"
+    assert "its shard changed since" in report.checks[-1].detail
+
+
 def test_a_receipt_of_a_root_that_the_run_did_not_use_is_found(made):
     aside = made.trees["bank"].removed([made.commitment("bank-1")])
     entry = entry_of(COHORT, aside, [made.commitment("bank-5")])

@@ -44,6 +44,7 @@ def test_a_finished_run_is_in_order(run_dir):
     assert snapshot(run_dir) == before
 
 
+@pytest.mark.slow
 def test_every_flipped_byte_is_found_and_its_file_named(run_dir):
     """Random positions in every file, one byte changed at a time."""
     source = random.Random(20240607)
@@ -103,6 +104,7 @@ def reseal(run_dir, coordinator, seal):
     (run_dir / layout.SEAL).write_bytes(canonical_json(envelope))
 
 
+@pytest.mark.slow
 def test_garbage_gives_a_report_and_no_traceback(run_dir):
     source = random.Random(11)
     for sealed_state in (True, False):
@@ -485,6 +487,7 @@ def test_wrong_usage(tmp_path, capsys):
         main(["verify"])
 
 
+@pytest.mark.slow
 def test_an_auditor_needs_little(run_dir):
     script = (
         "import sys; from ledger.cli import main; status = main(['verify', sys.argv[1]]);"

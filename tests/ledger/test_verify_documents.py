@@ -82,7 +82,9 @@ def test_a_person_checks_a_receipt(made, files, capsys, tmp_path):
     entry = entry_of(COHORT, made.trees["bank"], [made.commitment("bank-5")])
     opening = opening_of(made.salts["bank-5"], record("bank-5"))
     files["receipt"].write_bytes(issue(made.run.identities["bank"], made.run.run, [entry], [opening]))
-    assert verified(capsys, files["receipt"], "--run", made.run.dir)["removal"] == "fail"
+    assert verified(capsys, files["receipt"], "--run", made.run.dir)["removal"] == "ok"  # it is in
+    wrong = verified(capsys, files["receipt"], "--run", made.run.dir, "--certificate", files["certificate"])
+    assert wrong["removal"] == "fail"  # which does not remove it
     few = verified(capsys, files["receipt"], "--run", made.run.dir, "--min-auditors", 2)
     assert few["removal"] == "fail"
 

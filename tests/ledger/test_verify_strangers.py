@@ -219,6 +219,7 @@ def test_a_forged_cosignature_is_found(tmp_path):
 # What is brought along: a model
 
 
+@pytest.mark.slow
 def test_a_model_of_ones_own_is_compared_with_the_released_one(copy, tmp_path):
     own = shutil.copytree(copy / "model", tmp_path / "own")
     (own / "README.md").write_text("mine")

@@ -83,6 +83,7 @@ def test_what_was_cosigned_survives_a_restart(coordinator, bank, tmp_path):
     again.cosign(RUN, coordinator.key, coordinator.note(log), log.consistency_proof(6))
 
 
+@pytest.mark.slow
 def test_the_checkpoint_is_on_the_disk_before_the_signature_leaves(coordinator, tmp_path, killed_after):
     """Killed anywhere: either no signature left, or the witness knows what it signed."""
     log, other = history(6), history(6, forked_at=2)

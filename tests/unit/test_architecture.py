@@ -39,6 +39,7 @@ def test_packages_point_in_one_direction(package: ModuleType, others: tuple[str,
         assert not any(name.startswith(f"{other}.") for name in loaded)
 
 
+@pytest.mark.slow
 def test_an_auditor_needs_neither_ray_nor_torch(tmp_path: Path):
     loaded = modules_after(
         "import sys, pathlib\n"
@@ -59,6 +60,7 @@ def test_the_command_line_starts_light():
     assert not loaded & {*HEAVY, "numpy", "omegaconf"}
 
 
+@pytest.mark.slow
 def test_a_dry_run_is_light_too():
     loaded = modules_after(
         "from trustchain_ray.cli import main\nassert main(['train', '-c', 'configs/quickstart.yaml', '--dry-run']) == 0"

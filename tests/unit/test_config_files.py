@@ -189,6 +189,7 @@ def test_yaml_gives_the_same_configuration_back(write: Write):
 words = st.text(st.characters(codec="utf-8", exclude_characters="$?"), max_size=20)
 
 
+@pytest.mark.slow
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25, deadline=None)
 @given(words, st.lists(words, unique=True), st.floats(1e-300, 1e300), st.integers(1, 2**60))
 def test_any_value_comes_back_from_yaml(

@@ -115,6 +115,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     return Made(run.path, config, state, begun, engine)
 
 
+@pytest.mark.slow
 def test_a_published_stack_scores_as_the_state_that_workers_add_to_the_base(made: Made) -> None:
     result = made.evaluate()
     assert read_adapter(made.path).rank > made.config.model.lora.rank

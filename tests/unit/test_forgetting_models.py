@@ -25,6 +25,8 @@ from trustchain_ray.forgetting.metrics.relearning import Relearning, RelearnTime
 from trustchain_ray.forgetting.metrics.scoring import AdapterState, load, losses, score
 from trustchain_ray.rows import TokenRow
 
+pytestmark = pytest.mark.slow
+
 # Each method with settings that forget on this model: method, epochs, learning rate.
 TUNED = {
     "ascent": (Ascent(), 4, 1e-3),
@@ -424,6 +426,18 @@ def test_an_evaluation_is_repeatable_and_a_retrained_model_equals_itself(world: 
     assert first["tug_of_war"] == [1.0]
     assert first["equivalence"]["loss"]["equivalent"]
     assert first["privacy_leakage"] == [0.0]
+
+
+def test_equal_models_have_equal_figures_to_the_last_bit(world: World) -> None:
+    sets = Sets(world.questions(FORGET), world.questions(RETAIN), world.questions(HOLDOUT))
+    relearning = dataclasses.replace(ATTACK, slack=0.0, most_steps=3)
+    settings = Settings(new_tokens=0, quantisations=("int8",), relearning=relearning)
+    one, other = world.retrained[:2]
+    found = evaluate_forgetting(world.engine, one, [one, other], sets, "key", one, settings)
+    assert found["model"] == found["retrained"][0]  # RMIA's references, too
+    assert found["model"] != found["retrained"][1]
+    assert found["model"]["relearn"]["steps"] == 0  # nothing has to be learnt again, without any slack
+    assert found["model"]["relearn"]["losses"] == [found["relearn_target"]]
 
 
 def test_means_of_an_evaluation_are_those_of_the_single_metrics(world: World, evaluation: dict[str, Any]) -> None:

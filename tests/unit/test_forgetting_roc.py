@@ -28,6 +28,7 @@ def test_auc_and_its_interval_are_delong_s_sums_over_pairs(ties: bool) -> None:
     assert found.value - found.low == pytest.approx(found.high - found.value)
 
 
+@pytest.mark.slow
 def test_auc_agrees_with_scikit_learn_on_either_orientation() -> None:
     metrics = pytest.importorskip("sklearn.metrics")
     for seed in range(5):

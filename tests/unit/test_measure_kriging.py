@@ -28,6 +28,7 @@ def measured(seed: int, noise: float) -> tuple[np.ndarray, np.ndarray, np.ndarra
     return efforts, ranks, quality + noise * draws.standard_normal(len(quality)), shape, rows
 
 
+@pytest.mark.slow
 def test_two_standard_errors_hold_nine_in_ten_held_out_points():
     inside, errors = [], []
     for seed in range(5):
@@ -43,6 +44,7 @@ def test_two_standard_errors_hold_nine_in_ten_held_out_points():
     assert np.mean(errors) < 0.02  # sharper than one measurement
 
 
+@pytest.mark.slow
 def test_an_exact_measurement_is_reproduced_and_the_same_key_gives_the_same_bits():
     efforts, ranks, quality, _, _ = measured(7, 0.0)
     first, second = (fit(efforts, ranks, quality, np.full(len(quality), 1e-4), 0.05, "key") for _ in range(2))

@@ -70,6 +70,7 @@ def test_leaving_one_out_equals_never_adding_it(weights: list[int], data: st.Dat
     assert rest == total - weights[gone]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 3, 4, 5, 9])
 def test_the_compiled_kernel_gives_the_same_bits(count: int, monkeypatch: pytest.MonkeyPatch):
     pytest.importorskip("numba")

@@ -64,6 +64,7 @@ def test_a_header_of_another_form_is_refused(header: object):
         Message.from_bytes(len(data).to_bytes(4, "big") + data + bytes(64))
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_a_changed_byte_is_refused_and_changes_nothing(data: st.DataObject):

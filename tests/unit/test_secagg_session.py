@@ -22,6 +22,7 @@ def plain(parties: Parties, members: list[str]) -> tuple[bytes, int]:
     return sums.tobytes(), total
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_the_sum_is_the_plain_merge_of_those_whose_input_arrived(data: st.DataObject):

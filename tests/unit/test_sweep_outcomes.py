@@ -136,6 +136,7 @@ def test_axes_are_the_numeric_parameter_then_the_largest(swept: Swept) -> None:
     assert plots.axes_of(found[:1], "") == []
 
 
+@pytest.mark.slow
 def test_plots_draw_outcomes_and_equilibria(swept: Swept, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     from matplotlib.figure import Figure
@@ -154,6 +155,7 @@ def test_plots_draw_outcomes_and_equilibria(swept: Swept, tmp_path: Path) -> Non
     assert panel.get_xscale() == "log"
 
 
+@pytest.mark.slow
 def test_more_parameters_than_axes_make_more_pictures(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     one = row(0, game(), 1)

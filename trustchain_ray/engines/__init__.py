@@ -1,9 +1,11 @@
 """Training engines behind one interface: `torch` (the canonical deterministic program) and `deepspeed`."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trustchain_ray.config import Config
-from trustchain_ray.engines.base import Engine
+
+if TYPE_CHECKING:
+    from trustchain_ray.engines.base import Engine
 
 
 def choose(config: Config) -> str:
@@ -16,7 +18,7 @@ def choose(config: Config) -> str:
     return "deepspeed" if several or config.resources.gpus_per_worker > 0 else "torch"
 
 
-def make(config: Config, base: str, device: str, **ranks: Any) -> Engine:
+def make(config: Config, base: str, device: str, **ranks: Any) -> "Engine":
     """The configured engine with its model loaded."""
     if choose(config) == "deepspeed":
         from trustchain_ray.engines.deepspeed_engine import DeepSpeedEngine

@@ -2,21 +2,19 @@
 
 import copy
 import json
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers.utils.logging import disable_progress_bar
 
 from trustchain_ray.adapter import LORA_A, LORA_B, Tensors, digest, load_tensors
 from trustchain_ray.config import Config
 from trustchain_ray.engines.torch_engine import TorchEngine
 from trustchain_ray.errors import TrustChainError, UsageError
 from trustchain_ray.forgetting.metrics.scoring import AdapterState
-from trustchain_ray.models import base_digest
+from trustchain_ray.models import base_digest, quietly
 from trustchain_ray.run_directory import RunDirectory
 
 PLAIN: Mapping[str, tuple[Any, ...]] = {
@@ -120,9 +118,7 @@ def open_engine(config: Config, base: str, adapters: Sequence[Adapter]) -> Torch
                 "only adapters of one base can be compared"
             )
     wants_gpu = torch.cuda.is_available() and config.resources.gpus_per_worker > 0
-    disable_progress_bar()  # of loading weights
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # PEFT's, of names that transformers is going to change
+    with quietly():
         engine = TorchEngine(config, base, "cuda:0" if wants_gpu else "cpu")
     for adapter in adapters:
         _check_layers(adapter, engine.shapes())

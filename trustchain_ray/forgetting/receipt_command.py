@@ -14,7 +14,7 @@ EXAMPLES = """examples:
   trustchain verify p-0042.receipt --run runs/small      (before a removal, and after it)
 
 The organization issues it, where its records and its key lie. The file is for the person alone: it holds the records
-and their salts. After a removal it shows that the records are gone.
+and their salts. It shows that the records are in the run, and after a removal that they are gone.
 """
 
 

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
-import ray
 from ray.exceptions import RayActorError, RayTaskError
 
+from trustchain_ray import calls
 from trustchain_ray.adapter import Tensors, digest, load_tensors, save_tensors
 from trustchain_ray.assembly import reason_of
 from trustchain_ray.checks import Refused
@@ -106,19 +106,19 @@ def _replay_round(federation: Federation, job: Job, number: int, active: list[st
     before = {cohort: federation.states[cohort] for cohort in active}
     recorded = {c: {n: k for n, k in job.steps[c][number - 1].items() if n not in job.left} for c in active}
     rounds = {c: CohortRound(federation.task_of(c), set(recorded[c])) for c in active}
-    calls = {}
+    asked = {}
     for name in sorted({name for row in recorded.values() for name in row}):
         tasks = [(rounds[c].task, recorded[c][name]) for c in active if name in recorded[c]]
-        calls[federation.members[name].call("replay", federation.terms_ref, number, tasks, job.removal)] = name
+        asked[federation.members[name].call("replay", federation.terms_ref, number, tasks, job.removal)] = name
     events: list[dict[str, Any]] = []
     deadline = time.monotonic() + federation.config.federation.deadline_s
-    while calls:
-        done, _ = ray.wait(list(calls), num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
-        name = calls.pop(done[0]) if done else next(iter(calls.values()))
+    while asked:
+        done, _ = calls.wait(list(asked), max(0.0, deadline - time.monotonic()), least=1)
+        name = asked.pop(done[0]) if done else next(iter(asked.values()))
         try:
             if not done:
                 raise TrustChainError(f"no answer within {federation.config.federation.deadline_s:g} s")
-            reply: Reply = ray.get(done[0])
+            reply: Reply = calls.get(done[0])
             events += federation.accept_updates(number, name, reply, rounds)
         except (RayActorError, RayTaskError, TrustChainError, Refused) as error:
             raise TrustChainError(

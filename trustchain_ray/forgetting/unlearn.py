@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import ray
-
 from ledger import layout
 from ledger.canonical import sha256_hex
 from ledger.removal import EXACT_METHODS
@@ -19,7 +17,6 @@ from trustchain_ray.cluster import cluster
 from trustchain_ray.compare import collect, mean_scores, start_personalised
 from trustchain_ray.config import Config
 from trustchain_ray.config_files import load_config
-from trustchain_ray.custody import custody_folder
 from trustchain_ray.data import organization_names
 from trustchain_ray.errors import TrustChainError, UsageError
 from trustchain_ray.federation import Federation
@@ -28,6 +25,7 @@ from trustchain_ray.forgetting.certify import certify
 from trustchain_ray.forgetting.history import History
 from trustchain_ray.forgetting.inbox import await_outcome, leave
 from trustchain_ray.forgetting.job import BEGUN, CERTIFIED, DONE, Job
+from trustchain_ray.forgetting.place import is_local, trains_here
 from trustchain_ray.forgetting.plan import Ask, make_plan
 from trustchain_ray.forgetting.replay import is_complete, replay
 from trustchain_ray.forgetting.stopgap import unlearn_approximately
@@ -93,11 +91,10 @@ def unlearn(
         verb = _Verb(config, run, list(asks), method, dict(options or {}), progress, dry_run, evaluate, began)
         if is_local(config, run):
             with verb.federation(local=True) as federation:
-                if verb.first_half(federation):
+                if verb.carry_out(federation):
                     return verb.result
         with cluster(config, len(organization_names(config))), verb.federation(local=False) as federation:
-            if not verb.first_half(federation):
-                verb.second_half(federation)
+            verb.carry_out(federation)
         return verb.result
     finally:
         run.unlock()
@@ -128,18 +125,9 @@ def _ask_trainer(
     return (opened[0] if opened else None), result
 
 
-def is_local(config: Config, run: RunDirectory) -> bool:
-    """Whether all organizations keep their salts on this machine, so that a withdrawal needs no cluster."""
-    if config.resources.pin_organizations:
-        return False
-    manifest = run.read_json("manifest.json")
-    folder = custody_folder(config, manifest["run"])
-    return all((folder / f"{name}.sqlite").is_file() for name in manifest["organizations"])
-
-
 @dataclass
 class _Verb:
-    """One call of the verb, whose first half may run in this process."""
+    """One call of the verb: as far as that is quicker in this process, else on a cluster."""
 
     config: Config
     run: RunDirectory
@@ -163,13 +151,11 @@ class _Verb:
         finally:
             federation.close()
 
-    def first_half(self, federation: Federation) -> bool:
-        """Plan and withdraw, unless that was done; whether nothing is left to do."""
+    def carry_out(self, federation: Federation) -> bool:
+        """Plan, withdraw, replay, release, certify and erase, but for what was done; whether nothing is left to do."""
         job = federation.amended.unfinished
         if job is None and not self.asks:
             raise UsageError("nothing to go on with: name what is to be removed, e.g. --subject ID")
-        if job is not None and job.stage != BEGUN and federation.local:
-            return False
         sealed = (self.run.path / layout.SEAL).is_file()
         federation.reopen(write=not sealed)  # a plan, or a refusal, leaves the seal as it is
         if federation.ledger is not None:
@@ -189,6 +175,7 @@ class _Verb:
                 f"trustchain unlearn {self.run.path}"
             )
         elif not self.begun_here:
+            self.begun_here = True
             self.progress(f"going on with removal {job.number} ({job.stage})")
         if federation.ledger is None:
             federation.open_ledger()
@@ -196,26 +183,14 @@ class _Verb:
             job = withdraw(federation, job)
             names = ", ".join(sorted(job.cohorts)) or "nothing"
             self.progress(f"withdrawn: {names}; the model without it stands after {job.facts['withdrawn_s']} s")
-        if federation.local and (
-            self.evaluate or job.method not in EXACT_METHODS or not is_complete(federation, job)
-        ):
+        if federation.local and needs_workers(federation, job, self.evaluate) and not trains_here(self.config, job):
             return False
-        self._finish(federation, job)
-        return True
-
-    def second_half(self, federation: Federation) -> None:
-        """Replay, release, certify and erase, on a cluster."""
-        federation.reopen()
-        job = federation.amended.unfinished
-        assert job is not None
-        self._finish(federation, job)
-
-    def _finish(self, federation: Federation, job: Job) -> None:
         said = Said(self.old_model)
         job = carry_out(federation, job, self.progress, self.evaluate, said)
         seal_again(federation)
         job = job.at(self.run, DONE)  # after the seal: a removal that is done leaves nothing to do
         self.result = {**result_of(federation, job), "asked": said.rows}
+        return True
 
 
 @dataclass
@@ -226,13 +201,19 @@ class Said:
     rows: list[dict[str, Any]] = field(default_factory=list)
 
 
+def needs_workers(federation: Federation, job: Job, evaluate: bool) -> bool:
+    """Whether something is left to train or to evaluate."""
+    if job.stage in (CERTIFIED, DONE):
+        return False
+    return evaluate or job.method not in EXACT_METHODS or not is_complete(federation, job)
+
+
 def carry_out(
     federation: Federation, job: Job, progress: Progress, evaluate: bool = True, said: Said | None = None
 ) -> Job:
     """Bring a removal that is withdrawn to its end, but for the seal; every step may be repeated."""
     if job.stage not in (CERTIFIED, DONE):
-        trains = job.method not in EXACT_METHODS or not is_complete(federation, job)
-        if trains or evaluate:
+        if needs_workers(federation, job, evaluate):
             federation.enlist()
         if job.method in EXACT_METHODS:
             job = replay(federation, job, progress)
@@ -271,7 +252,7 @@ def _ask(federation: Federation, job: Job, old: Tensors | None) -> list[dict[str
     """What the models before and after say to some of the removed prompts, at the organizations that held them."""
     if old is None:
         return []
-    models = {"before": ray.put(Packed.of(old)), "after": ray.put(Packed.of(federation.model()))}
+    models = {"before": federation.share(Packed.of(old)), "after": federation.share(Packed.of(federation.model()))}
     rows = []
     for name in sorted(set(job.taken) - set(job.left)):
         call = federation.members[name].call("ask_models", federation.terms_ref, models, SHOWN)

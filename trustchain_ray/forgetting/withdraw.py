@@ -12,6 +12,7 @@ from trustchain_ray.federation import Federation
 from trustchain_ray.forgetting.history import History
 from trustchain_ray.forgetting.holder import Taken
 from trustchain_ray.forgetting.job import WITHDRAWN, Job, jobs_of, taken_row
+from trustchain_ray.forgetting.place import step_seconds
 from trustchain_ray.forgetting.plan import Plan
 from trustchain_ray.participation import statement_of
 from trustchain_ray.publish import publish
@@ -69,6 +70,7 @@ def begin(
             "asked": repr(asked),
             "steps_replayed": str(plan.steps_replayed),
             "steps_total": str(plan.steps_total),
+            "step_s": repr(step_seconds(federation.run, plan.steps)),
         },
     ).write(federation.run)
 

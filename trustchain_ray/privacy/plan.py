@@ -68,15 +68,12 @@ def plan(config: Config) -> dict[str, Any]:
 
 def trained_values(config: Config) -> int:
     """Number of values that training changes: LoRA factors and head."""
-    from transformers.utils.logging import disable_progress_bar
-
     from trustchain_ray import forms
     from trustchain_ray.adapter import LORA_A
     from trustchain_ray.engines.base import AdapterModel
-    from trustchain_ray.models import load_model, make_base
+    from trustchain_ray.models import load_model, make_base, quietly
 
-    disable_progress_bar()
-    with tempfile.TemporaryDirectory() as folder:
+    with quietly(), tempfile.TemporaryDirectory() as folder:
         base = config.model.base
         if base == "made":
             made = dataclasses.replace(config.model.made, warmup_steps=0)

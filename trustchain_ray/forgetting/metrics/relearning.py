@@ -21,8 +21,7 @@ class Relearning:
     batch : records of a step.
     most_steps : give up after so many.
     every : measure the loss after so many steps; the resolution of the relearn time.
-    slack : nats above the old model's loss that count as back (used by `evaluate_forgetting`): other batches round the
-        loss in another way.
+    slack : nats above the old model's loss that count as back (used by `evaluate_forgetting`).
     """
 
     lr: float = 1e-3
@@ -54,7 +53,7 @@ def relearn_time(
 
     Parameters
     ----------
-    target : the loss of the old model on `forget` (nats, mean of mean-token losses).
+    target : the loss of the old model on `forget`, by :func:`mean_loss`.
     key : decides the order of the records; the same key for all models.
     known : what the attacker trains on, e.g. a tenth of the forget set or related public text; default: all.
 
@@ -70,13 +69,13 @@ def relearn_time(
     if min(settings.batch, settings.most_steps, settings.every) < 1 or not settings.lr > 0:
         raise TrustChainError("relearn time: lr, batch, most_steps and every must be above 0")
     load(engine, start)
-    losses = [_loss(engine, forget)]
+    losses = [mean_loss(engine, forget)]
     reached: list[int] = [0] if losses[0] <= target else []
 
     def after_step(done: int) -> bool:
         if done % settings.every and done < settings.most_steps:
             return False
-        losses.append(_loss(engine, forget))
+        losses.append(mean_loss(engine, forget))
         if losses[-1] <= target:
             reached.append(done)
         return bool(reached)
@@ -98,6 +97,7 @@ def relearn_ratio(model: RelearnTime, retrained: RelearnTime) -> float | None:
     return math.inf if model.steps is None else model.steps / retrained.steps
 
 
-def _loss(engine: TorchEngine, rows: Sequence[TokenRow]) -> float:
+def mean_loss(engine: TorchEngine, rows: Sequence[TokenRow]) -> float:
+    """Mean of mean-token losses (nats) under the loaded adapter, in the one rounding that relearn times compare."""
     found = engine.evaluate(rows)
     return found.loss / found.records
