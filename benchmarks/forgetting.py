@@ -26,7 +26,7 @@ from typing import Any
 
 import ray
 
-from benchmarks.common import parser, table, write
+from benchmarks.common import parser, quiet, table, write
 from benchmarks.warm_pools import WarmPools
 from ledger.removal import ORGANIZATION, RECORD, SUBJECT
 from ledger.verify import verify_run
@@ -36,7 +36,6 @@ from trustchain_ray.data import load_holdings, organization_names
 from trustchain_ray.forgetting.plan import Ask
 from trustchain_ray.forgetting.unlearn import unlearn
 from trustchain_ray.keys import derive
-from trustchain_ray.participation import SCHEDULE, recorded_schedule
 from trustchain_ray.sampling import inclusion_steps
 from trustchain_ray.train import train
 
@@ -79,10 +78,6 @@ def records(folder: Path, organizations: int, each: int, key: str, **values: Any
     path = folder / "config.yaml"
     path.write_text(TINY.format(key=key, **values))
     return str(path)
-
-
-def quiet(line: str) -> None:
-    """No progress."""
 
 
 def load(config: str, *overrides: str) -> Config:
@@ -270,49 +265,6 @@ def cost(done: dict[str, Any], save: Callable[[], None], repeats: int) -> None:
             save()
 
 
-def quickstart(done: dict[str, Any], save: Callable[[], None]) -> None:
-    """The shipped quickstart: a person is removed, then a hospital; each compared with a fresh run."""
-    with tempfile.TemporaryDirectory() as folder:
-        plain = [f"run.keystore={folder}/keys", "federation.baselines=[]"]
-        source = str(ROOT / "configs" / "quickstart.yaml")
-        run = f"{folder}/run"
-        trained = train(load_config([source], plain), run, quiet)
-        subject = load_holdings(load_config([source], plain), "east").train[0].subject
-        schedule = Path(folder) / "schedule.json"
-        gone: list[str] = []
-        for ask, exclude in (
-            (Ask(SUBJECT, (subject,)), subject),
-            (Ask(ORGANIZATION, (), "west"), "west/*"),
-        ):
-            gone.append(exclude)
-            began = time.perf_counter()
-            result = unlearn(run, [ask], "replay", quiet)
-            seconds = time.perf_counter() - began
-            names = [name for name in ("east", "north", "south", "west") if f"{name}/*" not in gone]
-            rows = [{name: row[name] for name in names} for row in recorded_schedule(Path(run))]
-            schedule.write_text(json.dumps({"format": SCHEDULE, "rounds": rows}))
-            fresh = train(
-                load_config(
-                    [source],
-                    [*plain, f"data.exclude=[{','.join(gone)}]", "federation.participation=file",
-                     f"participation.schedule={schedule}", "participation.settle_every=0"],
-                ),
-                f"{folder}/fresh-{len(gone)}", quiet,
-            )  # fmt: skip
-            done[ask.scope] = {
-                "equal": result["new_model_digest"] == fresh["model_digest"],
-                "steps_share": result["steps_replayed"] / result["steps_total"],
-                "withdrawn_s": result["withdrawn_s"],
-                "replayed_s": result["replayed_s"],
-                "removal_s": seconds,
-                "retraining_rounds_s": fresh["seconds"]["rounds"],
-                "training_s": trained["seconds"]["total"],
-                "verified": verify_run(run).ok,
-            }
-            print(ask.scope, json.dumps(done[ask.scope]), flush=True)
-            save()
-
-
 def main() -> None:
     arguments = parser("forgetting", __doc__)
     arguments.add_argument("part", choices=["exactness", "cost", "quickstart", "tofu", "dial"])
@@ -354,6 +306,8 @@ def main() -> None:
             exactness(done, save, options.count, options.sentiment)
             print(exactness_table(done))
         else:
+            from benchmarks.forgetting_quickstart import quickstart
+
             quickstart(done, save)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import ray
 
+from benchmarks.common import quiet
 from ledger.removal import ORGANIZATION, RECORD
 from trustchain_ray.config import Config
 from trustchain_ray.config_files import load_config
@@ -205,7 +206,3 @@ def _reopened(config: Config, run: Path) -> Iterator[Federation]:
     finally:
         federation.close()
         directory.unlock()
-
-
-def quiet(line: str) -> None:
-    """No progress."""
