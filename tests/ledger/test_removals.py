@@ -128,6 +128,7 @@ def test_an_approximate_method_changes_the_last_adapter(tmp_path):
     assert kept == {"shard_0@2": True, "shard_0@3": False}
 
 
+@pytest.mark.slow
 def test_removals_follow_each_other(tmp_path):
     run = trained(tmp_path, BY_SHARD)
     first = run.remove([Ask("bank", ["bank-0"])], {"shard_0": 2})
