@@ -178,7 +178,7 @@ class Layout:
         made = {"hidden": 192, "layers": 4, "heads": 4, "intermediate": 384}
         return [
             f"federation.cohorts={self.cohorts}", f"federation.shards_per_organization={self.shards}",
-            "resources.workers=1", *(f"model.made.{k}={v}" for k, v in made.items()),
+            "federation.keep_updates=all", "resources.workers=1", *(f"model.made.{k}={v}" for k, v in made.items()),
         ]  # fmt: skip
 
 
@@ -195,13 +195,14 @@ def expected_share(config: Config, layout: Layout) -> float:
     """Mean share of all steps that the removal of one record replays, over all records."""
     federation, shares = config.federation, list[float]()
     cohorts = {"one": 1, "by_shard": layout.shards, "by_both": layout.organizations * layout.shards}[layout.cohorts]
+    kept = 0.0 if layout.cohorts == "by_both" else 1 - 1 / layout.organizations  # of the first replayed round
     for name in organization_names(config):
         key = derive(config.run.key, "sampling", name)
         for record in load_holdings(config, name).train:
             total = federation.rounds * federation.local_steps
             steps = inclusion_steps(key, record.id, config.training.sampling_rate, total)
-            before = steps[0] // federation.local_steps if steps else federation.rounds
-            shares.append((1 - before / federation.rounds) / cohorts)
+            rounds = federation.rounds - steps[0] // federation.local_steps - kept if steps else 0.0
+            shares.append(rounds / federation.rounds / cohorts)
     return statistics.mean(shares)
 
 

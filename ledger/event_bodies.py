@@ -8,12 +8,12 @@ from ledger.canonical import is_digest
 from ledger.errors import LedgerError
 from ledger.identity import COORDINATOR, check_name, key_id_of
 
-DIGEST, STR, INT, DICT, LIST = "digest", "str", "int", "dict", "list"
+DIGEST, STR, INT, BOOL, DICT, LIST = "digest", "str", "int", "bool", "dict", "list"
 DIGESTS = "list of different digests"
 TRACE = "list of digests"
 NAMED = "table of digests"
 ROUNDS = "table of rounds, counted from 1"
-_PYTHON_TYPE = {STR: str, DICT: dict, LIST: list}
+_PYTHON_TYPE = {STR: str, BOOL: bool, DICT: dict, LIST: list}
 
 EFFORTS = frozenset({"0", "1/2", "1"})
 SCOPES = ("record", "subject", "organization")
@@ -46,6 +46,12 @@ def check_fields(body: Mapping[str, Any], required: Mapping[str, str], optional:
     for name, wanted in {**optional, **required}.items():
         if name in body and not is_kind(body[name], wanted):
             raise LedgerError(f"body.{name} is not a {wanted}: {str(body[name])[:80]!r}")
+
+
+def check_update(organization: str, body: Mapping[str, Any]) -> None:
+    """Only a removal has an update stated again. Raises LedgerError."""
+    if body.get("kept") and "replay" not in body:
+        raise LedgerError("is kept, and of no removal")
 
 
 def check_audit(organization: str, body: Mapping[str, Any]) -> None:

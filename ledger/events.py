@@ -105,7 +105,7 @@ first round, by cohort, whose adapter must not be used any more. ``AUDIT`` says 
 """
 
 OPTIONAL: dict[str, dict[str, str]] = {
-    UPDATE: {"replay": bodies.DIGEST, "trace": bodies.TRACE},
+    UPDATE: {"replay": bodies.DIGEST, "trace": bodies.TRACE, "kept": bodies.BOOL},
     MERGE: {
         "replay": bodies.DIGEST, "transcript": bodies.DIGEST, "attempt": bodies.INT, "threshold": bodies.INT,
         "reason": bodies.STR,
@@ -117,14 +117,16 @@ OPTIONAL: dict[str, dict[str, str]] = {
 }
 """Fields that a body may have, with their kind.
 
-``replay``: the removal in which it was made; ``trace``: a digest for each step that was trained. Of a merge by secure
-aggregation, ``transcript`` is the digest over all that was said in its session, ``attempt`` counts the sessions before
-it, ``threshold`` is the number of members that had to stay; without a sum, ``reason`` says why.
+``replay``: the removal in which it was made; ``trace``: a digest for each step that was trained; ``kept`` (true): the
+removal changes nothing of it, so that it was not trained again, but is stated again. Of a merge by secure aggregation,
+``transcript`` is the digest over all that was said in its session, ``attempt`` counts the sessions before it,
+``threshold`` is the number of members that had to stay; without a sum, ``reason`` says why.
 """
 
 _INSIDE: dict[str, Callable[[str, Mapping[str, Any]], None]] = {
     AUDIT: bodies.check_audit,
     DECISION: bodies.check_decision,
+    UPDATE: bodies.check_update,
     KEY_ROTATION: bodies.check_key_rotation,
     KEY_REVOKED: bodies.check_key_decision,
     KEY_ADMITTED: bodies.check_key_decision,

@@ -89,6 +89,11 @@ class GraphBuilder:
     def _update(self, position: int, event: Event) -> None:
         body, who = event.body, event.organization
         parents = [*self._setup, self._shard(who, body["cohort"]), self._adapter(event, body["cohort"], body["base"])]
+        if body.get("kept"):  # the same tensors: what they read before they have read
+            earlier = self._updates.get((who, body["cohort"], body["round"], body["update"]))
+            if earlier is None:
+                raise _unknown(event, f"update {body['update'][:16]} that is kept")
+            parents.append(earlier)
         name = f"{who}/{body['cohort']}@{body['round']}"
         node = self._add(UPDATE, name, body["update"], body["round"], position, parents)
         self._updates[who, body["cohort"], body["round"], body["update"]] = node

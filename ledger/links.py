@@ -2,8 +2,9 @@
 
 Every cohort has a chain of MERGE events. A withdrawal (UNLEARN_WITHDRAWN) takes off all from a round on; the finished
 ones among them stay open until they are replayed, one after the other, under the id of the removal. Until then the
-cohort stands in no release and takes part in no other round. An approximate method withdraws no adapter: it adds one
-merge on top of the chain, in the last round.
+cohort stands in no release and takes part in no other round. Updates that a replay keeps, rather than trains again, are
+among those that the withdrawn merges took. An approximate method withdraws no adapter: it adds one merge on top of the
+chain, in the last round.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -58,6 +59,7 @@ class LinkState:
         self._finished: dict[str | None, int] = {}  # last round with a CHECKPOINT, by removal (None: training)
         # (organization, round, cohort, base, update, weight, replay) -> position
         self._updates: dict[tuple[str, int, str, str, str, int, str | None], int] = {}
+        self._keepable: set[tuple[str | None, str, int, str, str, str, int]] = set()  # removal, then as above
         # (organization, round, cohort, update); None: whatever it sent
         self._refused = {
             (e.body["organization"], e.body["round"], e.body["cohort"], e.body.get("update"))
@@ -124,6 +126,11 @@ class LinkState:
     def _update(self, event: Event) -> None:
         body = event.body
         slot = (event.organization, body["round"], body["cohort"], body["base"], body["update"], body["weight"])
+        if body.get("kept") and (event.replay, *slot) not in self._keepable:
+            raise LedgerError(
+                f"UPDATE of {event.organization} in round {body['round']}: keeps an update of cohort "
+                f"{body['cohort']!r} that was in no adapter when the removal began"
+            )
         self._updates.setdefault((*slot, event.replay), self._position)
 
     def _merge(self, event: Event) -> None:
@@ -265,13 +272,13 @@ class LinkState:
         for cohort, first in sorted(body["cohorts"].items()):
             if cohort not in self._open:
                 raise LedgerError(f"{where}: the manifest has no cohort {cohort!r}")
-            self._withdraw(where, cohort, first)
+            self._withdraw(where, body["removal"], cohort, first)
         # A round that training had not finished is repeated after the removal.
         for chain in self.links.merges.values():
             while chain and self._is_attempt(chain[-1]):
                 chain.pop()
 
-    def _withdraw(self, where: str, cohort: str, first: int) -> None:
+    def _withdraw(self, where: str, removal: str, cohort: str, first: int) -> None:
         chain, waiting = self.links.merges[cohort], self._open[cohort]
         if not waiting and (not chain or chain[-1].body["round"] < first):
             raise LedgerError(f"{where}: cohort {cohort!r} has no adapter from round {first} on")
@@ -281,6 +288,11 @@ class LinkState:
             self._withdrawn.setdefault(merge.body["file"], []).append(merge)
             if not self._is_attempt(merge):
                 taken.add(merge.body["round"])
+                where_from = (merge.body["round"], cohort, merge.body["base"])
+                self._keepable |= {
+                    (removal, entry["organization"], *where_from, entry["update"], entry["weight"])
+                    for entry in merge.body["inputs"]
+                }
         self._open[cohort] = sorted(taken.union(waiting))
         for file, checkpoint in self.links.checkpoints.items():
             if checkpoint.body["round"] >= first:

@@ -203,7 +203,7 @@ class Assembly:
         """Call a method of the ledger actor and wait. Raises TrustChainError where it cannot do it."""
         try:
             return calls.get(getattr(self.ledger, method).remote(*args))
-        except (RayTaskError, LedgerError) as error:
+        except (RayActorError, RayTaskError, LedgerError) as error:
             raise TrustChainError(f"the ledger cannot work: {reason_of(error)}") from None
 
     def gather(self, method: str, *args: Any, names: Collection[str] | None = None) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from trustchain_ray.errors import UsageError
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]
-    """YAML 1.2 in what surprises people: `no` and `2026-01-01` are texts, a key stands there once."""
+    """YAML 1.2 in what surprises people: `no`, `2026-01-01` and the address `0x12...` are texts, a key stands there
+    once."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -29,11 +30,14 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]
 
 
 _Loader.yaml_implicit_resolvers = {
-    first: [pair for pair in resolvers if not pair[0].endswith((":bool", ":timestamp"))]
+    first: [pair for pair in resolvers if not pair[0].endswith((":bool", ":int", ":timestamp"))]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:bool", re.compile("^(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:int", re.compile("^[-+]?(0|[1-9][0-9_]*)$"), list("-+0123456789")
 )
 
 

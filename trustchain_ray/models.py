@@ -21,7 +21,7 @@ from transformers import (
     PretrainedConfig,
     PreTrainedTokenizerFast,
 )
-from transformers.utils.logging import disable_progress_bar
+from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
 from trustchain_ray.config import Config
 from trustchain_ray.data import Record
@@ -84,8 +84,10 @@ def unpack_base(files: BaseFiles) -> str:
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """Load a model in a person's own process: without bars, and without PEFT's warnings of names that change."""
+    """Load a model in a person's own process: without bars, without PEFT's warnings of names that change, and from
+    then on without what transformers has to say short of errors."""
     disable_progress_bar()
+    set_verbosity_error()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         yield

@@ -8,7 +8,7 @@ from typing import Any
 import ray
 
 from ledger.errors import LedgerError
-from ledger.events import make_event
+from ledger.events import make_event, read_event
 from ledger.identity import load, public_document
 from ledger.key_events import rotation_event
 from ledger.removal import Removal
@@ -143,6 +143,21 @@ class Organization(Serving):
         made, withheld = self._train_cohorts(number, tasks, removal)
         spend = self._spend(number, removal)
         return Reply(self.name, {}, made, time.perf_counter() - began, spend, withheld=withheld)
+
+    def state_again(self, envelope: dict[str, Any], removal: str) -> dict[str, Any] | None:
+        """An own UPDATE, stated again as part of a removal that changes nothing of it; None where it takes records of
+        that shard, or the UPDATE is not signed with the key in use."""
+        try:
+            event = read_event(envelope, {self.identity.key_id: self.identity.public_hex})
+        except LedgerError:
+            return None
+        body = event.body
+        if (event.type, event.run, event.organization) != ("UPDATE", self.run, self.name):
+            return None
+        if body["cohort"] not in self._cohort_names(self.config.federation) or self._pending(body["cohort"]):
+            return None
+        said = {name: body[name] for name in ("round", "cohort", "base", "update", "weight", "steps")}
+        return self.sign_event("UPDATE", {**said, "replay": removal, "kept": True})
 
     def affords(self, rounds: dict[str, list[int]]) -> list[str]:
         """Of cohorts whose rounds, of so many steps, are to be replayed, those that the privacy budget pays not for."""

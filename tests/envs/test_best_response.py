@@ -48,6 +48,7 @@ def tight(make_game, payoff, seed):
     return replace(game, organizations=parties)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("payoff", [Payoff.PUBLIC_GOOD, Payoff.SHAPLEY, Payoff.PROPORTIONAL_SPLIT])
 def test_the_best_response_beats_every_plan(make_game, payoff):
     for seed in range(2):

@@ -82,6 +82,7 @@ def games(draw):
     )
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(games(), st.integers(0, 2**32 - 1))
 def test_batched_equals_single_to_the_last_bit(game, seed):

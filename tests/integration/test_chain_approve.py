@@ -24,6 +24,7 @@ from trustchain_ray.chain_config import load_chains
 from trustchain_ray.cli import main
 
 pytestmark = pytest.mark.slow
+COORDINATOR = 4  # of the anvil accounts, as `consortium` deploys
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +117,39 @@ def test_two_members_approve_the_newest_removal_and_a_second_call_changes_nothin
         ("public", "model-release", "none"),
     }
     assert "2 of 2: Org1MSP, Org2MSP" in out
+
+
+@pytest.mark.long
+def test_from_training_through_a_removal_to_the_approval_of_both(
+    node: Anvil, contract: str, alone: Any, config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, chains = str(tmp_path / "run"), tmp_path / "chains.yaml"
+    public = {"kind": "rpc", "rpc_url": node.url, "contract": contract}
+    chains.write_text(json.dumps({"ledger": {"public": public}}))
+
+    def command(who: int, *arguments: str) -> dict[str, Any]:
+        monkeypatch.setenv("TRUSTCHAIN_ETH_KEY", SECRETS[who])
+        return dict(json.loads(alone.run(*arguments, "--json")[0].splitlines()[-1]))
+
+    def approved(*arguments: str) -> list[list[tuple[str, str, str]]]:
+        """States after each of two members has approved."""
+        options = ("-c", str(chains), "--approvals", str(tmp_path / "approvals"))
+        return [states(command(who, "chain", "approve", run, *arguments, *options)) for who in (0, 1)]
+
+    settings = ["resources.mode=pooled", *(f"ledger.public.{name}={value}" for name, value in public.items())]
+    trained = command(COORDINATOR, "train", "-c", config, "--run", run, *settings)
+    release = [[("public", "model-release", state)] for state in ("proposed", "released")]
+    assert approved("--release") == release
+    removed = command(COORDINATOR, "unlearn", run, "--record", "alpha-3", "--organization", "alpha")
+    assert removed["old_model_digest"] == trained["model_digest"]
+    verb, place, certificate = removed["approve"].split(" -c ")[0].split()[2:]
+    assert (verb, place) == ("approve", run)
+    revoked = [[("public", "model-revocation", state)] for state in ("proposed", "revoked")]
+    assert approved(certificate) == revoked
+    assert approved("--release") == release
+    report = command(0, "verify", run, "--rpc-url", node.url)
+    assert report["ok"]
+    assert "approvals" in {check["name"] for check in report["checks"] if check["status"] == "ok"}
 
 
 def test_a_release_is_approved_the_same_way_and_the_revoked_model_is_not(

@@ -64,7 +64,7 @@ model:
 data: {train: train.jsonl, test: test.jsonl, public: public.jsonl, columns: {subject: subject}}
 training: {engine: torch, batch_size: 8, sampling_rate: 0.15, lr: 1.0e-2}
 federation: {rounds: 3, local_steps: 3, cohorts: by_shard, shards_per_organization: 2, weights: equal,
-             participation: random}
+             participation: random, keep_updates: all}
 participation: {settle_every: 3}
 resources: {mode: pooled, workers: 1}
 """
@@ -92,6 +92,17 @@ def fresh(command: Any, config: str, where: Path, schedule: str, *exclude: str) 
         f"participation.schedule={schedule}", "participation.settle_every=0",
     )  # fmt: skip
     return str(result["model_digest"])
+
+
+def updates_of(run: str) -> list[dict[str, Any]]:
+    """Bodies of the UPDATE events of the newest removal."""
+    from trustchain_ray.forgetting.history import History
+    from trustchain_ray.forgetting.job import jobs_of
+    from trustchain_ray.run_directory import RunDirectory
+
+    events = History.read(Path(run), json.loads((Path(run) / "manifest.json").read_text())).events
+    removal = jobs_of(RunDirectory(Path(run)))[-1].removal
+    return [event.body for event in events if event.type == "UPDATE" and event.replay == removal]
 
 
 def schedule_of(config: str, run: str, path: Path) -> str:
@@ -168,6 +179,8 @@ def test_an_organization_leaves_and_a_killed_removal_is_gone_on_with(
     command: Any, alone: Any, forgetful: str, run: dict[str, Any], tmp_path: Path
 ) -> None:
     schedule = schedule_of(forgetful, run["run"], tmp_path / "schedule.json")
+    out, _ = alone.run("unlearn", run["run"], "--organization", "beta", "--dry-run", "--json")
+    plan = json.loads(out.splitlines()[-1])
     process = command.start("unlearn", run["run"], "--organization", "beta")
     for line in process.stderr:
         if line.startswith("replayed round 2/"):
@@ -185,6 +198,10 @@ def test_an_organization_leaves_and_a_killed_removal_is_gone_on_with(
     assert "stays withdrawn" in said.stderr
     result = unlearn(alone, run["run"])
     assert result["organizations_leaving"] == ["beta"]
+    # who stays keeps what it sent in the first round of each cohort, where beta's updates were the only ones to go
+    assert result["steps_replayed"] == plan["steps_replayed"] < result["steps_total"]
+    kept = [event for event in updates_of(run["run"]) if event.get("kept")]
+    assert result["steps_total"] - result["steps_replayed"] == sum(event["steps"] for event in kept) > 0
     gone = ["beta/*", "traveller", "alpha-7", "gamma-4"]
     config = load_config([forgetful], [f"data.exclude=[{','.join(gone)}]"])
     assert organization_names(config) == ["alpha", "gamma"]

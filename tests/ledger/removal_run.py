@@ -136,16 +136,20 @@ class CohortRun(FakeRun):
         return [who for who in ORGANIZATIONS if who not in self.left]
 
     def merged(self, cohort: str, round_: int, members: Sequence[str], replay: str | None = None,
-               **changes: Any) -> list[Envelope]:  # fmt: skip
-        """UPDATE events and the MERGE of them, with its file."""
+               kept: Mapping[str, str | None] | None = None, **changes: Any) -> list[Envelope]:  # fmt: skip
+        """UPDATE events and the MERGE of them, with its file. Members that are in `kept` state again what they stated
+        in that removal (None: in training)."""
         chain = self.chain[cohort]
         base = chain[round_] if round_ in chain else chain[round_ - 1]
         extra = {} if replay is None else {"replay": replay}
         made, inputs = [], []
         for who in members:
-            update = sha256_hex(f"{who} {cohort} {round_} {replay}".encode())
+            again = kept is not None and who in kept
+            said = kept[who] if kept is not None and who in kept else replay
+            update = sha256_hex(f"{who} {cohort} {round_} {said}".encode())
             body = {"round": round_, "cohort": cohort, "base": base, "update": update, "weight": 10, "steps": STEPS}
-            trace = {} if replay is None else {"trace": [sha256_hex(f"{update} {i}".encode()) for i in range(STEPS)]}
+            digests = [sha256_hex(f"{update} {i}".encode()) for i in range(STEPS)]
+            trace: dict[str, Any] = {"kept": True} if again else {} if replay is None else {"trace": digests}
             made.append(self.event(who, ev.UPDATE, {**body, **trace, **extra}))
             inputs.append({"organization": who, "update": update, "weight": 10})
         file = f"rounds/{round_:04d}/{cohort}.safetensors"
@@ -253,13 +257,14 @@ class CohortRun(FakeRun):
         """The model without the withdrawn cohorts."""
         self.submit([self.released(self.newest([c for c in self.chain if c not in begun.first]), begun.removal)])
 
-    def replay(self, begun: Withdrawn) -> None:
-        """All withdrawn rounds again, and the model."""
+    def replay(self, begun: Withdrawn, kept: Mapping[str, str | None] | None = None) -> None:
+        """All withdrawn rounds again, and the model; of the first one some members keep their updates."""
         for round_ in range(min(begun.first.values()), self.last + 1):
             for cohort in sorted(c for c, start in begun.first.items() if start <= round_):
                 members = [who for who in self.manifest["cohorts"][cohort] if who not in self.left]
-                self.submit(self.merged(cohort, round_, members, begun.removal))
-                begun.steps += STEPS * len(members)
+                keep = kept if round_ == begun.first[cohort] else None
+                self.submit(self.merged(cohort, round_, members, begun.removal, keep))
+                begun.steps += STEPS * (len(members) - len(keep or ()))
             self.submit([self.checkpoint_of(round_, begun.removal)])
         self.submit([self.released(self.newest(), begun.removal), self.evaluated(self.last, begun.removal)])
 

@@ -150,6 +150,7 @@ def test_all_small_trees_agree_with_the_text_of_the_rfc():
             verify_consistency(smaller, mth(leaves[:smaller]), size, root, proof)
 
 
+@pytest.mark.slow
 @given(st.integers(1, 300), st.data())
 def test_proofs_hold_and_only_where_they_belong(size, data):
     leaves = numbered(size)

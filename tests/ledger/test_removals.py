@@ -8,6 +8,7 @@ from removal_run import Ask, CohortRun, Withdrawn, model_digest, read_events, tr
 
 from ledger import events as ev
 from ledger import layout
+from ledger.errors import LedgerError
 from ledger.identity import COORDINATOR
 from ledger.manifest_proof import EMPTY_ROOT
 from ledger.report import Report
@@ -72,6 +73,47 @@ def test_cohorts_are_replayed_from_different_rounds(tmp_path):
     assert {"adapter shard_0@2", "adapter shard_1@2"} & set(new_of(run, begun)) == {"adapter shard_1@2"}
 
 
+def removed_and_kept(run: CohortRun, ask: Ask, kept: dict[str, str | None]) -> Withdrawn:
+    begun = run.withdraw([ask], {COHORT: 2})
+    run.interim(begun)
+    run.replay(begun, kept)
+    run.certify(begun)
+    return begun
+
+
+def test_updates_that_a_removal_does_not_change_are_kept(tmp_path):
+    run = trained(tmp_path)
+    first = removed_and_kept(run, Ask("bank", ["bank-3"]), {"clinic": None})
+    second = removed_and_kept(run, Ask("clinic", ["clinic-3"]), {"bank": first.removal})
+    assert_in_order(run, first, second)
+    kept = [(e.organization, e.round, e.replay) for e in read_events(run) if e.body.get("kept")]
+    assert kept == [("clinic", 2, first.removal), ("bank", 2, second.removal)]
+
+
+def test_an_update_that_read_the_records_cannot_be_kept(tmp_path):
+    run = trained(tmp_path)
+    begun = removed_and_kept(run, Ask("bank", ["bank-3"]), {"bank": None, "clinic": None})
+    run.service.seal()
+    log = RunLog(read_events(run), run.manifest, tree_of(run))
+    report = verify_certificate(run.certificate_path(begun).read_bytes(), log=log)
+    assert report.failure is not None
+    assert "the new model comes from update bank/all@2, which read the records" in report.failure.detail
+
+
+def test_an_update_that_an_earlier_removal_withdrew_cannot_be_kept(tmp_path):
+    run = trained(tmp_path)
+    removed_and_kept(run, Ask("bank", ["bank-3"]), {})
+    removed_and_kept(run, Ask("clinic", ["clinic-3"]), {"bank": None})
+    assert "keeps an update of cohort 'all' that was in no adapter when the removal began" in finding(run)
+
+
+def test_nothing_but_a_removal_keeps_an_update(tmp_path):
+    run = trained(tmp_path, complete=False)
+    body = {"round": 3, "cohort": COHORT, "base": "1" * 64, "update": "2" * 64, "weight": 1, "steps": 1, "kept": True}
+    with pytest.raises(LedgerError, match="is kept, and of no removal"):
+        run.event("bank", ev.UPDATE, body)
+
+
 def test_an_organization_leaves_cohorts_of_its_own(tmp_path):
     run = trained(tmp_path, BY_BOTH)
     begun = run.remove([Ask("bank")], {"bank_0": 1, "bank_1": 1}, "drop")
@@ -128,6 +170,7 @@ def test_an_approximate_method_changes_the_last_adapter(tmp_path):
     assert kept == {"shard_0@2": True, "shard_0@3": False}
 
 
+@pytest.mark.slow
 def test_removals_follow_each_other(tmp_path):
     run = trained(tmp_path, BY_SHARD)
     first = run.remove([Ask("bank", ["bank-0"])], {"shard_0": 2})

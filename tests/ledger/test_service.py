@@ -144,6 +144,7 @@ def test_anchors_come_by_themselves_every_so_many_rounds(tmp_path):
     assert verify_run(run.dir).ok
 
 
+@pytest.mark.slow
 def test_a_chain_that_is_down_holds_nothing_up_and_its_backlog_drains_in_order(tmp_path, monkeypatch):
     run = FakeRun(tmp_path / "run", tmp_path / "keys")
     run.open()

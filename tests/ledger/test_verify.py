@@ -63,6 +63,7 @@ def test_every_flipped_byte_is_found_and_its_file_named(run_dir):
     assert verify_run(run_dir).ok
 
 
+@pytest.mark.slow
 def test_the_log_is_checked_even_where_a_seal_would_fit(run_dir, sealed):
     """Whoever holds the coordinator's key can seal again, but cannot change what was signed."""
     source = random.Random(7)
@@ -497,6 +498,7 @@ def test_an_auditor_needs_little(run_dir):
     assert done.stdout.splitlines()[-1] == "[] 0"
 
 
+@pytest.mark.slow
 def test_without_py_evm_the_anchors_are_skipped_and_the_rest_is_checked(run_dir):
     script = (
         "import sys; sys.modules['eth'] = None; from ledger.cli import main; sys.exit(main(['verify', sys.argv[1]]))"

@@ -89,6 +89,7 @@ def test_a_person_checks_a_receipt(made, files, capsys, tmp_path):
     assert few["removal"] == "fail"
 
 
+@pytest.mark.slow
 def test_a_bundle_takes_certificates_along(made, tmp_path):
     bundle.export(made.run.dir, tmp_path / "whole.tar")
     bundle.export(made.run.dir, tmp_path / "few.tar", types=["UNLEARN_EXEC"])
@@ -114,6 +115,7 @@ def test_options_that_do_not_fit_are_refused(made, files, capsys):
         assert reason in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_certificate_needs_neither_ray_nor_torch(files):
     script = (
         "import sys; from ledger.cli import main; status = main(['verify', sys.argv[1]]);"
@@ -163,6 +165,7 @@ def test_what_lineage_does_not_know_is_said(made, capsys, tmp_path):
         assert reason in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_certificate_of_another_run_is_found(made, tmp_path):
     other = CohortRun(tmp_path / "other", run="other-run")
     other.begin()

@@ -274,6 +274,7 @@ def leaves_of(run_dir):
         log.close()
 
 
+@pytest.mark.slow
 def test_the_private_chain_must_hold_the_same_log(copy, finished, monkeypatch):
     monkeypatch.setattr("ledger.verify_private.BATCH", 4)
     leaves = leaves_of(copy)

@@ -162,6 +162,7 @@ def test_a_bad_proof_accuses_nobody(coordinator, bank, tmp_path):
     bank.cosign(RUN, coordinator.key, note, good)
 
 
+@pytest.mark.slow
 @given(st.data())
 def test_no_proof_convicts_an_honest_log(data):
     """Whatever is put together of true and false hashes."""

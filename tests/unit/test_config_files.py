@@ -178,6 +178,9 @@ def test_words_that_yaml_takes_for_something_else(write: Write):
     assert config.model.labels == ["no", "yes", "off"]
     assert config.training.lr == 0.005
     assert config.run.name == "on"
+    address = "0x00Ab" + "1" * 36
+    config = load_config([write(GOOD)], [f"ledger.public.contract={address}", "federation.rounds=007"])
+    assert (config.ledger.public.contract, config.federation.rounds) == (address, 7)
 
 
 def test_yaml_gives_the_same_configuration_back(write: Write):

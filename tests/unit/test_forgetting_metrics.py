@@ -195,6 +195,7 @@ def test_exposure_by_hand() -> None:
     np.testing.assert_allclose(canaries.exposure([2.0], twins), [3.0 - math.log2(2.5)])  # rank 2 or 3
 
 
+@pytest.mark.slow
 def test_canaries_that_were_never_seen_pass_and_known_ones_do_not() -> None:
     draws = np.random.default_rng(6)
     clean = [canaries.canary_test(draws.normal(5, 1, 64), draws.normal(5, 1, 64)) for _ in range(200)]

@@ -58,6 +58,7 @@ def test_the_longest_common_subsequence_is_the_longest_of_all() -> None:
         assert longest_common_subsequence(one, two) == max(len(part) for part in ours & theirs)
 
 
+@pytest.mark.slow
 def test_random_texts_agree_with_the_package() -> None:
     scorer = pytest.importorskip("rouge_score.rouge_scorer").RougeScorer(["rougeL"], use_stemmer=True)
     draws, vocabulary = random.Random(1), [*STEMS, "Was", "born", "in", "1999", "née", "O'Neil"]

@@ -112,6 +112,7 @@ def test_the_calibrated_noise_is_the_least_that_keeps_to_the_budget(
     assert epsilon((Charge(rate, noise * 0.999, steps),), delta) > target
 
 
+@pytest.mark.slow
 def test_expected_removals_are_paid_for_in_advance() -> None:
     once, thrice = calibrate(3.0, 1e-5, 0.02, 100), calibrate(3.0, 1e-5, 0.02, 100, removals=2)
     assert thrice == calibrate(3.0, 1e-5, 0.02, 300) > once

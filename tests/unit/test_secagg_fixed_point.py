@@ -23,6 +23,7 @@ def summed(updates: dict[str, np.ndarray], weights: dict[str, int], everybody: d
     return decode(total, {name: reduced[name] for name in weights})
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.data(), st.integers(1, 6), st.integers(1, 12))
 def test_the_sum_is_that_of_the_plain_merge_also_after_dropouts(data: st.DataObject, count: int, size: int):

@@ -167,6 +167,7 @@ def test_a_missing_source(tmp_path: Path):
 printable = st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), max_size=12)
 
 
+@pytest.mark.slow
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30, deadline=None)
 @given(st.lists(st.fixed_dictionaries({"id": printable, "text": printable}), min_size=1, max_size=6))
 def test_any_text_is_the_same_in_every_format(tmp_path: Path, rows: list[dict[str, str]]):

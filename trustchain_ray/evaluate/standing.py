@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trustchain_ray.begun import read_begun
 from trustchain_ray.config import Config
-from trustchain_ray.config_files import load_config
-from trustchain_ray.custody import Custody, custody_folder
 from trustchain_ray.data import Holdings, load_holdings, organization_names
-from trustchain_ray.errors import TrustChainError, UsageError
+from trustchain_ray.errors import TrustChainError
 from trustchain_ray.forgetting.amendments import Amendments
 from trustchain_ray.run_directory import RunDirectory
 
@@ -47,23 +46,19 @@ def read_standing(folder: str, progress: Progress) -> Standing:
     TrustChainError
         Damaged files, or no organization's records can be read here.
     """
-    run = RunDirectory(Path(folder))
-    if not (run.path / "manifest.json").is_file():
-        raise UsageError(f"{folder} is no run that has begun: it has no manifest.json")
-    config = load_config([str(run.path / "config.yaml")], [])
-    manifest = run.read_json("manifest.json")
+    begun = read_begun(RunDirectory(Path(folder)))
+    run, config = begun.run, begun.config
     amended = Amendments.read(run)
     if amended.unfinished is not None:
         progress(f"removal {amended.unfinished.number} of this run is not finished: its model may still change")
-    custodies = custody_folder(config, manifest["run"])
     holdings, left_out = {}, {}
     for name in organization_names(config):
         if name in amended.left:
             continue
         try:
-            if amended.known and not (custodies / f"{name}.sqlite").is_file():
-                raise TrustChainError(f"what was removed from it is noted elsewhere (not in {custodies})")
-            custody = Custody(custodies, manifest["run"], name)
+            if amended.known and not begun.keeps(name):
+                raise TrustChainError(f"what was removed from it is noted elsewhere (not in {begun.custodies})")
+            custody = begun.custody(name)
             holdings[name] = custody.kept(custody.held(load_holdings(config, name)))
         except TrustChainError as error:
             left_out[name] = str(error)
@@ -72,4 +67,4 @@ def read_standing(folder: str, progress: Progress) -> Standing:
         reason = next(iter(left_out.values()), "all of them have left the run")
         raise TrustChainError(f"{folder}: no organization's records can be read here: {reason}")
     base = str(run.path / "base") if config.model.base == "made" else config.model.base
-    return Standing(run.path, config, manifest, base, holdings, left_out)
+    return Standing(run.path, config, begun.manifest, base, holdings, left_out)

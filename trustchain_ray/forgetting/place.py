@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from ledger.removal import EXACT_METHODS
 from trustchain_ray import engines
+from trustchain_ray.begun import Begun
 from trustchain_ray.cluster import is_given
 from trustchain_ray.config import Config
-from trustchain_ray.custody import custody_folder
 from trustchain_ray.forgetting.job import Job, jobs_of
 from trustchain_ray.run_directory import RunDirectory
 
@@ -16,13 +16,10 @@ CLUSTER_S = 15.0
 """Starting Ray, the organizations and their workers takes about so long."""
 
 
-def is_local(config: Config, run: RunDirectory) -> bool:
+def is_local(begun: Begun) -> bool:
     """Whether all organizations keep their salts on this machine, so that a withdrawal needs no cluster."""
-    if config.resources.pin_organizations:
-        return False
-    manifest = run.read_json("manifest.json")
-    folder = custody_folder(config, manifest["run"])
-    return all((folder / f"{name}.sqlite").is_file() for name in manifest["organizations"])
+    pinned = begun.config.resources.pin_organizations
+    return not pinned and all(begun.keeps(name) for name in begun.manifest["organizations"])
 
 
 def step_seconds(run: RunDirectory, steps: Mapping[str, Sequence[Mapping[str, int]]]) -> float:

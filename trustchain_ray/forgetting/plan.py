@@ -12,6 +12,7 @@ from trustchain_ray.errors import TrustChainError, UsageError
 from trustchain_ray.federation import Federation
 from trustchain_ray.forgetting.history import History
 from trustchain_ray.forgetting.holder import Found, Usage, Wanted
+from trustchain_ray.forgetting.kept import kept_updates
 from trustchain_ray.forgetting.secure import check_sums
 from trustchain_ray.round_writer import adapter_file
 
@@ -112,23 +113,29 @@ def make_plan(federation: Federation, history: History, asks: Sequence[Ask], met
             pruned.append(cohort)
             first[cohort] = start + 1
     replayed = {c: f for c, f in first.items() if c not in dropped} if method in EXACT_METHODS else {}
+    lost = {(n, p.cohort) for n, answer in found.items() for p in answer.parts if p.split == TRAIN and p.records}
+    emptied = {(n, p.cohort) for n, answer in found.items() for p in answer.parts if p.split == TRAIN and not p.left}
     if federation.config.trust.secure_aggregation:
-        emptied = {(n, p.cohort) for n, a in found.items() for p in a.parts if p.split == TRAIN and not p.left}
         gone = emptied | {(name, cohort) for name in left for cohort in replayed}
         check_sums(federation.config, method, replayed, steps, gone)
     if method not in EXACT_METHODS and left:
         raise UsageError(f"--method {method} removes records; an organization leaves by replay or drop")
+    kept = {
+        (cohort, begin, name)
+        for cohort, begin in replayed.items()
+        for name in kept_updates(federation, cohort, begin, {*left, *(n for n, c in lost if c == cohort)})
+    }
     trains = [
         (name, count)
         for cohort, begin in replayed.items()
-        for row in steps[cohort][begin - 1 : rounds]
+        for number, row in enumerate(steps[cohort][begin - 1 : rounds], begin)
         for name, count in row.items()
-        if name not in left
+        if name not in left and (name, cohort) not in emptied and (cohort, number, name) not in kept
     ]
     if federation.config.privacy.dp != "none":
         _check_budgets(federation, {c: steps[c][begin - 1 : rounds] for c, begin in replayed.items()}, left)
     total = sum(count for c, rows in steps.items() if c not in dropped for row in rows for n, count in row.items()
-                if n not in left)  # fmt: skip
+                if n not in left and (n, c) not in emptied)  # fmt: skip
     return Plan(
         method=method,
         wanted=wanted,
@@ -136,7 +143,7 @@ def make_plan(federation: Federation, history: History, asks: Sequence[Ask], met
         cohorts=first,
         dropped=dropped,
         left=left,
-        needed=sorted({name for name, _ in trains}),
+        needed=sorted({name for name, _ in trains} | {name for *_, name in kept}),
         steps=steps,
         steps_replayed=sum(count for _, count in trains),
         steps_total=total,

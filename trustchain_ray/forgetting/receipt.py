@@ -9,10 +9,10 @@ from ledger.events import SHARD_MANIFEST
 from ledger.identity import Identity, load
 from ledger.receipts import Entry, Opening, entry_of, issue, opening_of
 from ledger.removal import RECORD, TEST, TRAIN
+from trustchain_ray.begun import read_begun
 from trustchain_ray.cohorts import records_of
 from trustchain_ray.config import Config
-from trustchain_ray.config_files import load_config
-from trustchain_ray.custody import Asked, Custody, Shard, custody_folder, matching, statement_of_record
+from trustchain_ray.custody import Asked, Custody, Shard, matching, statement_of_record
 from trustchain_ray.data import Holdings, Record, load_holdings
 from trustchain_ray.errors import TrustChainError, UsageError
 from trustchain_ray.forgetting.amendments import Amendments
@@ -45,22 +45,17 @@ def issue_receipt(folder: Path, organization: str, scope: str, ids: Sequence[str
     TrustChainError
         Records and key of the organization do not lie here, or the records are not those that the run's log names.
     """
-    run = RunDirectory(folder)
-    if not (run.path / "manifest.json").is_file():
-        raise UsageError(f"{folder} is no run that has begun: it has no manifest.json")
-    config = load_config([str(run.path / "config.yaml")], [])
-    history = History.read(run.path, run.read_json("manifest.json"))
+    begun = read_begun(RunDirectory(folder))
+    run, config, history = begun.run, begun.config, History.read(folder, begun.manifest)
     amended = Amendments.read(run)
     _check_member(organization, history, amended)
-    identifier = history.manifest["run"]
-    folder = custody_folder(config, identifier)
-    if not (folder / f"{organization}.sqlite").is_file():
+    if not begun.keeps(organization):
         raise TrustChainError(
-            f"organization {organization!r} keeps the salts of this run elsewhere (they are not in {folder}); "
+            f"organization {organization!r} keeps the salts of this run elsewhere (they are not in {begun.custodies}); "
             "issue the receipt there"
         )
     identity = _identity(config, run, organization)
-    custody, everything = Custody(folder, identifier, organization), load_holdings(config, organization)
+    custody, everything = begun.custody(organization), load_holdings(config, organization)
     kept = custody.kept(custody.held(everything))
     asked = Asked(scope, tuple(dict.fromkeys(ids)))
     _check_known(asked, custody, everything, kept, str(run.path))
@@ -72,7 +67,7 @@ def issue_receipt(folder: Path, organization: str, scope: str, ids: Sequence[str
             entry, opened = _confirm(custody, history, shard, records, mine)
             entries.append(entry)
             openings += opened
-    return issue(identity, identifier, entries, openings), len(openings)
+    return issue(identity, begun.manifest["run"], entries, openings), len(openings)
 
 
 def write_receipt(path: Path, data: bytes) -> None:

@@ -19,6 +19,7 @@ from trustchain_ray.errors import TrustChainError
 from trustchain_ray.exchange import Reply, Update
 from trustchain_ray.federation import CohortRound, Federation
 from trustchain_ray.forgetting.job import REPLAYED, Job
+from trustchain_ray.forgetting.kept import state_again
 from trustchain_ray.participation import statement_of
 from trustchain_ray.round_writer import adapter_file, update_file
 from trustchain_ray.run_directory import explain_writes
@@ -54,8 +55,8 @@ def replay(federation: Federation, job: Job, progress: Progress) -> Job:
                     federation.states[cohort] = load_tensors(federation.run.path / adapter_file(number, cohort))
         if keep := federation.config.federation.keep_rounds:
             federation.writer.prune(job.rounds - keep)
-    seconds = float(job.facts.get("replayed_s", "0")) + time.perf_counter() - began
-    return job.at(federation.run, REPLAYED, replayed_s=f"{seconds:.3f}")
+    seconds, steps = float(job.facts.get("replayed_s", "0")) + time.perf_counter() - began, _steps(federation, job)
+    return job.at(federation.run, REPLAYED, replayed_s=f"{seconds:.3f}", steps_replayed=str(steps))
 
 
 def is_complete(federation: Federation, job: Job) -> bool:
@@ -63,6 +64,14 @@ def is_complete(federation: Federation, job: Job) -> bool:
     cohorts = _replayed(job)
     first = min(cohorts.values(), default=job.rounds + 1)
     return all(_is_written(federation, job, number) for number in range(first, job.rounds + 1))
+
+
+def _steps(federation: Federation, job: Job) -> int:
+    """Steps that a removal trained again, by the rounds that it wrote."""
+    first = min(_replayed(job).values(), default=job.rounds + 1)
+    said = [statement_of(e) for n in range(first, job.rounds + 1) for e in _content(federation, n)["events"]]
+    bodies = [s["body"] for s in said if s["type"] == "UPDATE" and s["body"].get("replay") == job.removal]
+    return sum(body["steps"] for body in bodies if not body.get("kept"))
 
 
 def _replayed(job: Job) -> dict[str, int]:
@@ -106,11 +115,16 @@ def _replay_round(federation: Federation, job: Job, number: int, active: list[st
     before = {cohort: federation.states[cohort] for cohort in active}
     recorded = {c: {n: k for n, k in job.steps[c][number - 1].items() if n not in job.left} for c in active}
     rounds = {c: CohortRound(federation.task_of(c), set(recorded[c])) for c in active}
-    asked = {}
-    for name in sorted({name for row in recorded.values() for name in row}):
-        tasks = [(rounds[c].task, recorded[c][name]) for c in active if name in recorded[c]]
-        asked[federation.members[name].call("replay", federation.terms_ref, number, tasks, job.removal)] = name
     events: list[dict[str, Any]] = []
+    again = {c: set(row) for c, row in recorded.items()}  # who trains
+    for cohort in active:
+        if job.cohorts[cohort] == number:
+            kept, stated = state_again(federation, job, number, cohort, rounds)
+            again[cohort], events = again[cohort] - kept, [*events, *stated]
+    asked = {}
+    for name in sorted(set().union(*again.values())):
+        tasks = [(rounds[c].task, recorded[c][name]) for c in active if name in again[c]]
+        asked[federation.members[name].call("replay", federation.terms_ref, number, tasks, job.removal)] = name
     deadline = time.monotonic() + federation.config.federation.deadline_s
     while asked:
         done, _ = calls.wait(list(asked), max(0.0, deadline - time.monotonic()), least=1)

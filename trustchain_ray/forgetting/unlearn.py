@@ -12,11 +12,11 @@ from ledger import layout
 from ledger.canonical import sha256_hex
 from ledger.removal import EXACT_METHODS
 from trustchain_ray.adapter import Tensors
+from trustchain_ray.begun import read_begun
 from trustchain_ray.chain import approval_hint
 from trustchain_ray.cluster import cluster
 from trustchain_ray.compare import collect, mean_scores, start_personalised
 from trustchain_ray.config import Config
-from trustchain_ray.config_files import load_config
 from trustchain_ray.data import organization_names
 from trustchain_ray.errors import TrustChainError, UsageError
 from trustchain_ray.federation import Federation
@@ -85,11 +85,10 @@ def unlearn(
             return result
     assert run is not None
     try:
-        config = load_config([str(run.path / "config.yaml")], [])
-        if not (run.path / "manifest.json").is_file():
-            raise UsageError(f"{folder} has not begun: there is nothing to remove; resume or delete it")
+        begun = read_begun(run)
+        config = begun.config
         verb = _Verb(config, run, list(asks), method, dict(options or {}), progress, dry_run, evaluate, began)
-        if is_local(config, run):
+        if is_local(begun):
             with verb.federation(local=True) as federation:
                 if verb.carry_out(federation):
                     return verb.result

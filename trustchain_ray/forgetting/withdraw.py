@@ -2,7 +2,6 @@
 
 import json
 import secrets
-import shutil
 import time
 from typing import Any
 
@@ -12,11 +11,12 @@ from trustchain_ray.federation import Federation
 from trustchain_ray.forgetting.history import History
 from trustchain_ray.forgetting.holder import Taken
 from trustchain_ray.forgetting.job import WITHDRAWN, Job, jobs_of, taken_row
+from trustchain_ray.forgetting.kept import kept_updates, touched_by
 from trustchain_ray.forgetting.place import step_seconds
 from trustchain_ray.forgetting.plan import Plan
 from trustchain_ray.participation import statement_of
 from trustchain_ray.publish import publish
-from trustchain_ray.round_writer import adapter_file, update_folder
+from trustchain_ray.round_writer import adapter_file, update_file, update_folder
 from trustchain_ray.run_directory import explain_writes
 
 
@@ -94,7 +94,7 @@ def withdraw(federation: Federation, job: Job) -> Job:
     if job.models and job.method in EXACT_METHODS:
         release = publish_model(federation, job)
     for cohort, first in job.cohorts.items():
-        _delete(federation, cohort, first)
+        _delete(federation, job, cohort, first)
     _forget_figures(federation, min(job.cohorts.values(), default=job.rounds + 1))
     federation.gather("forget_own", names=set(federation.members) - federation.offline)
     federation.ask_ledger("flush")
@@ -146,14 +146,18 @@ def sources_of(shards: list[Shard]) -> list[provenance.Source]:
     ]
 
 
-def _delete(federation: Federation, cohort: str, first: int) -> None:
-    """The cohort's adapters and single updates from a round on."""
-    number = first
+def _delete(federation: Federation, job: Job, cohort: str, first: int) -> None:
+    """The cohort's adapters and single updates from a round on, but for those of the first one that a replay keeps."""
+    number, kept = first, set[str]()
+    if cohort not in job.dropped:
+        kept = set(kept_updates(federation, cohort, first, touched_by(job, cohort)))
     while (folder := federation.run.round_folder(number)).is_dir():
-        path = federation.run.path / adapter_file(number, cohort)
+        path, updates = federation.run.path / adapter_file(number, cohort), folder / update_folder(cohort)
         with explain_writes(path):
             path.unlink(missing_ok=True)
-            shutil.rmtree(folder / update_folder(cohort), ignore_errors=True)
+            for name in [path.stem for path in updates.glob("*.safetensors")] if updates.is_dir() else []:
+                if number > first or name not in kept:
+                    (folder / update_file(cohort, name)).unlink()
         number += 1
 
 
