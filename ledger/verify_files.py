@@ -109,7 +109,8 @@ def check_manifest(audit: Audit) -> str:
         audit.notes.append(f"{layout.CONFIG}: it is not here")
     organizations, cohorts = len(audit.manifest["organizations"]), len(audit.manifest["cohorts"])
     what = "manifest and config" if layout.CONFIG in checked else "manifest"
-    return f"{what} as logged; {organizations} organizations, {cohorts} cohorts"
+    canaries = "; an audit run with canaries, not for release" if "audit" in audit.manifest else ""
+    return f"{what} as logged; {organizations} organizations, {cohorts} cohorts{canaries}"
 
 
 def _parse_manifest(data: bytes) -> dict[str, Any]:

@@ -33,7 +33,7 @@ from trustchain_ray.participation import Schedule, load_schedule, manifest_entry
 from trustchain_ray.pool import Member, start_members
 from trustchain_ray.robust.reputation import Reputation, audits_of
 from trustchain_ray.robust.settings import check_cohorts
-from trustchain_ray.round_writer import FinishedRound, RoundWriter, adapter_file
+from trustchain_ray.round_writer import FROZEN, INITIAL, FinishedRound, RoundWriter, adapter_file
 from trustchain_ray.run_directory import RunDirectory
 from trustchain_ray.run_keys import announce_rotations, check_members
 from trustchain_ray.sampling import sampling_rate
@@ -42,8 +42,6 @@ from trustchain_ray.worker import Packed, Worker
 
 ONLINE_S = 60.0
 """A run that is opened again waits so long for an organization to answer at all."""
-
-FROZEN, INITIAL = "rounds/0000/frozen.safetensors", "rounds/0000/initial.safetensors"
 
 
 class Assembly:

@@ -5,6 +5,7 @@ import hmac
 from collections import Counter
 from dataclasses import dataclass, field
 
+from trustchain_ray.canaries import Canary, canaries_of
 from trustchain_ray.config import Config, DataConfig, name_problem
 from trustchain_ray.errors import TrustChainError, UsageError
 from trustchain_ray.keys import derive, generator
@@ -84,7 +85,7 @@ def _organization(data: DataConfig, row: Row) -> str:
 
 
 def load_holdings(config: Config, organization: str) -> Holdings:
-    """The records of one organization, checked, limited and in a fixed order.
+    """The records of one organization, checked, limited and in a fixed order; of an audit run also its canaries.
 
     Raises
     ------
@@ -116,12 +117,29 @@ def load_holdings(config: Config, organization: str) -> Holdings:
             f"organization {organization!r} has no training records in {train_source}; "
             "take it out of the configuration or bring records"
         )
+    train += _without_excluded(data, organization, _included_canaries(config, organization, train + test))
     return Holdings(organization, sorted(train, key=lambda r: r.id), sorted(test, key=lambda r: r.id), skipped)
+
+
+def record_of_canary(config: Config, organization: str, canary: Canary) -> Record:
+    """A canary as a record of its own subject, with the classes of its organization."""
+    source = config.data.organizations.get(organization)
+    choices = tuple(config.model.labels.index(label) for label in (source.labels if source else []))
+    return Record(canary.id, canary.id, "", canary.text, canary.label, choices if canary.label >= 0 else ())
 
 
 def load_public(config: Config, source: str) -> list[Record]:
     """Public records (vocabulary, warm-up, validation), in the order of the file."""
     return _records(config, source, "", Counter(), shared=True)
+
+
+def _included_canaries(config: Config, organization: str, records: list[Record]) -> list[Record]:
+    """The canaries of an audit run that are trained on; refuses the id of a record that is there already."""
+    made = [record_of_canary(config, organization, c) for c in canaries_of(config, organization) if c.included]
+    ids = {record.id for record in records}
+    if taken := next((record.id for record in made if record.id in ids), None):
+        raise TrustChainError(f"organization {organization!r}: the id {taken!r} is that of a canary; rename the record")
+    return made
 
 
 def shard_of(key: bytes, name: str, shards: int) -> int:

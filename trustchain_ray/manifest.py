@@ -15,8 +15,8 @@ from trustchain_ray.robust.settings import MEAN
 from trustchain_ray.sampling import sampling_rate
 
 PROGRAM = (
-    "adapter", "cohorts", "data", "initial", "keys", "merge", "models", "rates", "rows", "sampling", "sources",
-    "worker", "engines/*", "forms/*", "robust/geometry", "robust/merging", "robust/rules",
+    "adapter", "canaries", "cohorts", "data", "initial", "keys", "merge", "models", "rates", "rows", "sampling",
+    "sources", "worker", "engines/*", "forms/*", "robust/geometry", "robust/merging", "robust/rules",
 )  # fmt: skip
 """Modules on which the bits of a trained adapter depend."""
 
@@ -60,6 +60,7 @@ def build_manifest(
     promised = {name: r["privacy"] for name, r in registrations.items() if r.get("privacy")}
     return {
         **({"privacy": promised} if promised else {}),
+        **({"audit": {"canaries": config.privacy.canaries}} if config.privacy.canaries else {}),
         **({"rule": rule} if rule else {}),
         **({"consortium": consortium} if consortium else {}),
         **({"secure_aggregation": True} if config.trust.secure_aggregation else {}),

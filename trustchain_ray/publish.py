@@ -72,10 +72,11 @@ def _one_rank(tensors: Tensors) -> tuple[Tensors, int]:
 
 def _card(config: Config, form: str) -> str:
     names = ", ".join(config.model.labels)
+    audit = "\n**Not for release**: an audit run trained it on canaries, too.\n" if config.privacy.canaries else ""
     labels = f"\nLabels, in the order of the class indices: {names}.\n" if names else ""
     return (
         f"# {config.run.name}\n\nA LoRA adapter (form `{form}`) trained by a federation of organizations; "
-        f"the log of the run says from what.\n{labels}\n"
+        f"the log of the run says from what.\n{audit}{labels}\n"
         "```python\nfrom peft import PeftModel\n"
         "model = PeftModel.from_pretrained(base_model, this_folder)\n```\n"
     )

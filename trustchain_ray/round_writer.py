@@ -9,6 +9,9 @@ from typing import Any
 from trustchain_ray.adapter import Tensors, save_tensors
 from trustchain_ray.run_directory import RunDirectory, explain_writes
 
+FROZEN, INITIAL = "rounds/0000/frozen.safetensors", "rounds/0000/initial.safetensors"
+"""Where the frozen factors lie, and the state that every cohort begins with."""
+
 
 @dataclass
 class FinishedRound:

@@ -82,6 +82,11 @@ def _train(config: Config, run: RunDirectory, names: list[str], progress: Progre
         progress(
             f"run {run.path}: {len(names)} organizations, {config.federation.rounds} rounds ({config.resources.mode})"
         )
+        if config.privacy.canaries:
+            progress(
+                f"AUDIT RUN: {config.privacy.canaries} canaries at every organization, about half of them trained on; "
+                "the model is not for release"
+            )
         federation = Federation(config, run, progress)
         try:
             federation.start()

@@ -20,7 +20,9 @@ def parsed(*arguments: str) -> argparse.Namespace:
     [
         (["--forgetting"], "--forgetting needs the records: --forget FILE"),
         (["--forget", "f.jsonl"], "--forget: only with --forgetting"),
-        (["--set", "batch=4", "--no-relearn"], "--no-relearn, --set: only with --forgetting"),
+        (["--set", "batch=4"], "--set: only with --forgetting or --privacy"),
+        (["--privacy", "--no-relearn"], "--no-relearn: only with --forgetting"),
+        (["--privacy", "--forgetting", "--forget", "f.jsonl"], "give one of them"),
         (["--retrained", "a", "b", "--old", "c"], "--retrained, --old: only with --forgetting"),
     ],
 )

@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 from trustchain_ray.errors import UsageError
+from trustchain_ray.evaluate.privacy_table import is_above_its_account, privacy_table
 
 EXAMPLES = """examples:
   trustchain evaluate runs/quickstart
@@ -13,9 +14,16 @@ EXAMPLES = """examples:
   trustchain evaluate runs/quickstart --forgetting --forget removed.jsonl
   trustchain evaluate runs/quickstart --forgetting --forget removed.jsonl --retrained runs/never --old runs/before
   trustchain evaluate runs/quickstart --forgetting --forget removed.jsonl --no-relearn --set new_tokens=50 records=100
+  trustchain evaluate runs/quickstart --privacy
+  trustchain evaluate runs/audit --privacy --set records=2000 confidence=0.99 --json
 
---set: records, new_tokens, min_k, confidence, batch, quantisations (int8,nf4 or none), margin.METRIC (loss,
-probability, log_truth_ratio, rouge), relearn.NAME (lr, batch, most_steps, every, slack).
+--privacy attacks the model with the training records of each organization (members) and its test records (others). A
+run that was trained with privacy.canaries=N is audited, too: with privacy.dp=record or subject the exit code is 1 where
+the lower bound on epsilon is above what the privacy account says.
+
+--set with --privacy: records, min_k, confidence, batch. With --forgetting: these and new_tokens, quantisations
+(int8,nf4 or none), margin.METRIC (loss, probability, log_truth_ratio, rouge), relearn.NAME (lr, batch, most_steps,
+every, slack).
 """
 SHOWN = (
     *(("forget", m) for m in ("loss", "probability", "accuracy", "rouge", "truth_ratio")),
@@ -44,7 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     forgetting.add_argument("--old", metavar="RUN_OR_DIR", help="the model before the removal, for relearn time")
     forgetting.add_argument("--no-relearn", action="store_true", help="leave relearn time out")
-    forgetting.add_argument("--set", metavar="KEY=VALUE", nargs="+", default=[], help="how to measure; see below")
+    privacy = parser.add_argument_group("privacy")
+    privacy.add_argument("--privacy", action="store_true", help="membership attacks, memorisation, audit by canaries")
+    parser.add_argument("--set", metavar="KEY=VALUE", nargs="+", default=[], help="how to measure; see below")
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
 
 
@@ -67,6 +77,11 @@ def run(arguments: argparse.Namespace) -> int:
             options=arguments.set,
         )
         print(forgetting_table(result))
+    elif arguments.privacy:
+        from trustchain_ray.evaluate.privacy import measure_privacy
+
+        result = measure_privacy(arguments.run, _progress, model=arguments.model, options=arguments.set)
+        print(privacy_table(result))
     else:
         from trustchain_ray.evaluate.scores import evaluate
 
@@ -74,14 +89,18 @@ def run(arguments: argparse.Namespace) -> int:
         print(scores_table(result))
     if arguments.json:
         print(json.dumps(result))
-    return 0
+    return 1 if arguments.privacy and is_above_its_account(result) else 0
 
 
 def check(arguments: argparse.Namespace) -> None:
     """Refuse contradictions. Raises UsageError."""
     if arguments.forgetting and not arguments.forget:
         raise UsageError("--forgetting needs the records: --forget FILE, JSON lines with the run's columns")
-    names = ("forget", "retain", "holdout", "retrained", "old", "no_relearn", "set")
+    if arguments.forgetting and arguments.privacy:
+        raise UsageError("--forgetting and --privacy measure different things; give one of them")
+    if arguments.set and not (arguments.forgetting or arguments.privacy):
+        raise UsageError("--set: only with --forgetting or --privacy")
+    names = ("forget", "retain", "holdout", "retrained", "old", "no_relearn")
     given = [f"--{name.replace('_', '-')}" for name in names if getattr(arguments, name)]
     if given and not arguments.forgetting:
         raise UsageError(f"{', '.join(given)}: only with --forgetting")

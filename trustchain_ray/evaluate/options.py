@@ -17,6 +17,9 @@ INFINITE = float("inf")
 RECORDS = 200
 """Most records of the run in a default set."""
 
+ATTACKED = 1000
+"""Most members, and most others, of an organization that attacks are measured on by default."""
+
 
 @dataclass(frozen=True)
 class Measurement:
@@ -81,14 +84,7 @@ def measurement_of(pairs: Sequence[str], config: Config, relearn: bool = True) -
     """
     causal = config.model.task == "causal"
     values: dict[str, Any] = {"new_tokens": min(Settings().new_tokens, config.model.max_length) if causal else 0}
-    for pair in pairs:
-        key, _, text = pair.partition("=")
-        if key not in KEYS:
-            raise UsageError(f"--set {pair}: there is no {key!r}; there are {', '.join(KEYS)}")
-        try:
-            values[key] = KEYS[key](text)
-        except ValueError as error:
-            raise UsageError(f"--set {pair}: {error}") from None
+    values |= _read(pairs, tuple(KEYS))
     if values["new_tokens"] and not causal:
         raise UsageError("--set new_tokens: ROUGE reads generated answers, and this run's model is a classification")
     records = values.pop("records", RECORDS)
@@ -98,3 +94,30 @@ def measurement_of(pairs: Sequence[str], config: Config, relearn: bool = True) -
         parts[part][name] = values.pop(key)
     relearning = dataclasses.replace(Relearning(), **parts["relearn"]) if relearn else None
     return Measurement(Settings(**values, margins=parts["margin"], relearning=relearning), records)
+
+
+def attack_settings_of(pairs: Sequence[str]) -> Measurement:
+    """How attacks on privacy are measured, from pairs; 1,000 records of an organization at most unless they say.
+
+    Raises
+    ------
+    UsageError
+        An unknown key, or a value out of range.
+    """
+    values = _read(pairs, ("records", "min_k", "confidence", "batch"))
+    records = values.pop("records", ATTACKED)
+    return Measurement(Settings(**values, new_tokens=0, quantisations=(), relearning=None), records)
+
+
+def _read(pairs: Sequence[str], keys: Sequence[str]) -> dict[str, Any]:
+    """Values of pairs whose keys are among some."""
+    values = {}
+    for pair in pairs:
+        key, _, text = pair.partition("=")
+        if key not in keys:
+            raise UsageError(f"--set {pair}: there is no {key!r}; there are {', '.join(keys)}")
+        try:
+            values[key] = KEYS[key](text)
+        except ValueError as error:
+            raise UsageError(f"--set {pair}: {error}") from None
+    return values

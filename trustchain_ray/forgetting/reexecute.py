@@ -15,7 +15,6 @@ import ray
 from ledger.report import Check, Report
 from trustchain_ray import calls
 from trustchain_ray.adapter import Tensors, digest, load_tensors
-from trustchain_ray.assembly import INITIAL
 from trustchain_ray.cluster import cluster
 from trustchain_ray.config import Config
 from trustchain_ray.config_files import load_config
@@ -30,7 +29,7 @@ from trustchain_ray.forgetting.standing import MERGES, Merged, Recorded, compare
 from trustchain_ray.participation import statement_of
 from trustchain_ray.robust.merging import merge_updates
 from trustchain_ray.robust.reputation import SAME
-from trustchain_ray.round_writer import adapter_file, update_file
+from trustchain_ray.round_writer import INITIAL, adapter_file, update_file
 from trustchain_ray.run_directory import RunDirectory
 from trustchain_ray.secure_merge import sum_again
 

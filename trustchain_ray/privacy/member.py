@@ -27,6 +27,9 @@ from trustchain_ray.privacy.settings import resolved_delta
 from trustchain_ray.privacy.signal import private_update
 from trustchain_ray.privacy.steps import STEP_MODES, PrivateSteps
 
+COMPOSED = "over all steps"
+"""What a PRIVACY_SPEND event says of an epsilon that holds for the run so far."""
+
 
 @dataclass(frozen=True)
 class Mechanism:
@@ -176,7 +179,7 @@ class MemberPrivacy:
             "epsilon": f"{self._account.spent():.6f}" if composed else f"{self.settings.epsilon:.6f}",
             "delta": self._account.document()["delta"],
             "budget": self._account.document()["epsilon"],
-            "composed": "over all steps" if composed else "no: it holds for one step",
+            "composed": COMPOSED if composed else "no: it holds for one step",
         }
 
     def _begin(self, records: Mapping[str, Sequence[Record]], rates: Mapping[str, float]) -> None:

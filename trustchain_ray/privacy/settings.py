@@ -30,6 +30,9 @@ class PrivacyConfig:
         0.0, "Standard deviation of a step's noise, in multiples of `clip`; 0: the least that keeps to the budget."
     )
     max_removals: int = _f(0, "Replays after removals that the budget must pay for, each as if from the first step.")
+    canaries: int = _f(
+        0, "Made-up records an organization, each trained on with probability 1/2: an audit run, not for release."
+    )
 
 
 # In the form of the tables of `trustchain_ray.config`.
@@ -40,6 +43,7 @@ RANGES: tuple[tuple[str, float | None, float | None], ...] = (
     ("privacy.clip", 1e-9, None),
     ("privacy.noise_multiplier", 0, None),
     ("privacy.max_removals", 0, None),
+    ("privacy.canaries", 0, None),
 )
 
 

@@ -93,7 +93,7 @@ def evaluate_forgetting(
     if reserved:
         raise TrustChainError(f"evaluate_forgetting: a further set cannot be named {reserved[0]!r}; rename it")
     groups = {name: group for name, group in groups.items() if group}
-    load(engine, _base(engine, model))
+    load(engine, base_state(engine, model))
     base = {name: score(engine, [q.row for q in groups[name]], settings.batch) for name in groups}
     states = [model, *retrained]
     measured = []
@@ -128,7 +128,7 @@ def evaluate_forgetting(
     return out
 
 
-def _base(engine: TorchEngine, model: AdapterState) -> AdapterState:
+def base_state(engine: TorchEngine, model: AdapterState) -> AdapterState:
     """The base without adapter (B = 0, a head as it was initialised): it saw none of the records."""
     head = engine.fresh_head()
     tensors = {n: t if n.endswith(LORA_A) else head.get(n, np.zeros_like(t)) for n, t in model.tensors.items()}
