@@ -68,17 +68,18 @@ def _measure(runs: Runs, series: Series, seed: int) -> None:
         names += [HEADS, *subspaces]
     if all(f"{prefix}/{name}" in runs.done for name in names):
         return
-    paths = {layout.name: runs.trained(series, layout, seed) for layout in series.layouts}
-    offline = Offline(next(iter(paths.values())))
+    layouts = {layout.name: layout for layout in series.layouts}
+    offline = Offline(runs.trained(series, series.layouts[0], seed))
     for name in names:
         if (key := f"{prefix}/{name}") in runs.done:
             continue
         if name == HEADS:
             runs.note(key, {"scores": means(offline.analytic())})
         elif name in subspaces:
-            runs.note(key, {"scores": means(Subspaces(offline, paths[subspaces[name].name]).scores())})
+            run = runs.trained(series, subspaces[name], seed)
+            runs.note(key, {"scores": means(Subspaces(offline, run).scores())})
         else:
-            runs.note(key, _layout(offline, paths[name]))
+            runs.note(key, _layout(offline, runs.trained(series, layouts[name], seed)))
         print(f"{key}: {json.dumps(runs.done[key])}", flush=True)
 
 
