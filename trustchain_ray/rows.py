@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
@@ -27,22 +27,44 @@ def encode(records: Sequence[Record], tokenizer: Any, task: str, max_length: int
     Causal: [bos] prompt answer eos, the loss on answer and eos. Classification: the text with the
     tokenizer's own special tokens, the loss on the label.
     """
-    rows = []
-    for record in records:
-        if task == "classification":
-            text = f"{record.prompt} {record.answer}".strip()
-            tokens = tokenizer(text, truncation=True, max_length=max_length)["input_ids"]
-            rows.append(TokenRow(np.asarray(tokens, np.int32), len(tokens), record.label, record.choices))
-            continue
-        begin = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
-        prompt = tokenizer(record.prompt, add_special_tokens=False)["input_ids"] if record.prompt else []
-        end = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
-        answer = tokenizer(record.answer, add_special_tokens=False)["input_ids"] + end
-        answer = answer[: max_length - len(begin) - 1]
-        prompt = prompt[max(0, len(prompt) + len(answer) + len(begin) - max_length) :]
-        tokens = begin + prompt + answer
-        rows.append(TokenRow(np.asarray(tokens, np.int32), max(1, len(tokens) - len(answer)), -1))
-    return rows
+    return list(Rows(records, tokenizer, task, max_length))
+
+
+class Rows(Sequence[TokenRow]):
+    """What :func:`encode` gives, each row made when it is first read: a replay reads few of them."""
+
+    def __init__(self, records: Sequence[Record], tokenizer: Any, task: str, max_length: int) -> None:
+        self.records, self.tokenizer, self.task, self.max_length = records, tokenizer, task, max_length
+        self.made: dict[int, TokenRow] = {}
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @overload
+    def __getitem__(self, index: int) -> TokenRow: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[TokenRow]: ...
+    def __getitem__(self, index: int | slice) -> TokenRow | list[TokenRow]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if index not in self.made:
+            self.made[index] = _encode(self.records[index], self.tokenizer, self.task, self.max_length)
+        return self.made[index]
+
+
+def _encode(record: Record, tokenizer: Any, task: str, max_length: int) -> TokenRow:
+    if task == "classification":
+        text = f"{record.prompt} {record.answer}".strip()
+        tokens = tokenizer(text, truncation=True, max_length=max_length)["input_ids"]
+        return TokenRow(np.asarray(tokens, np.int32), len(tokens), record.label, record.choices)
+    begin = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
+    prompt = tokenizer(record.prompt, add_special_tokens=False)["input_ids"] if record.prompt else []
+    end = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
+    answer = tokenizer(record.answer, add_special_tokens=False)["input_ids"] + end
+    answer = answer[: max_length - len(begin) - 1]
+    prompt = prompt[max(0, len(prompt) + len(answer) + len(begin) - max_length) :]
+    tokens = begin + prompt + answer
+    return TokenRow(np.asarray(tokens, np.int32), max(1, len(tokens) - len(answer)), -1)
 
 
 @dataclass(frozen=True)

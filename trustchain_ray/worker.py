@@ -14,7 +14,7 @@ from trustchain_ray.adapter import Layout, Tensors, digest
 from trustchain_ray.config import Config
 from trustchain_ray.data import Record
 from trustchain_ray.privacy.steps import PrivateSteps
-from trustchain_ray.rows import TokenRow, encode
+from trustchain_ray.rows import Rows, encode
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Worker:
         self.form = forms.get(config.model.lora.form)
         self.base = base_digest(folder)
         self.steps_are_seen = engines.choose(config) == "torch"
-        self.rows: dict[tuple[str, str], list[TokenRow]] = {}
+        self.rows: dict[tuple[str, str], Rows] = {}
 
     def describe(self) -> dict[str, Any]:
         """Shapes of the adapter, the fresh head, the digest of the base and the hardware class."""
@@ -75,10 +75,9 @@ class Worker:
         }
 
     def set_rows(self, owner: str, split: str, records: Sequence[Record]) -> None:
-        """Tokenise records once; `train` and `evaluate` name them by owner and split."""
-        self.rows[owner, split] = encode(
-            records, self.engine.tokenizer, self.config.model.task, self.config.model.max_length
-        )
+        """Take records, tokenised once, when they are read; `train` and `evaluate` name them by owner and split."""
+        model = self.config.model
+        self.rows[owner, split] = Rows(records, self.engine.tokenizer, model.task, model.max_length)
 
     def freeze(self, fresh: Packed) -> None:
         """Put the shared fresh adapter in place: its A stays for the whole run where the form does not train it."""

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trustchain_ray.data import Record
-from trustchain_ray.rows import TokenRow, collate, encode
+from trustchain_ray.rows import Rows, TokenRow, collate, encode
 
 BOS, EOS, PAD = 1, 2, 0
 
@@ -132,3 +132,22 @@ def test_what_a_row_holds_does_not_depend_on_its_neighbours(sizes: list[int]):
         assert batch.tokens[i, :width].tolist() == alone.tokens[0].tolist()
         assert batch.targets[i, :width].tolist() == alone.targets[0].tolist()
         assert not batch.mask[i, len(row.tokens) :].any()
+
+
+def test_rows_are_made_when_they_are_read():
+    said: list[str] = []
+
+    class Heard(Letters):
+        def __call__(self, text: str, *args: Any, **options: Any) -> dict[str, list[int]]:
+            said.append(text)
+            return super().__call__(text, *args, **options)
+
+    records = [Record(str(i), f"person {i}", f"question {i}", f"answer {i}") for i in range(4)]
+    rows = Rows(records, Heard(), "causal", 40)
+    assert (len(rows), said) == (4, [])
+    whole = encode(records, Letters(), "causal", 40)
+    assert rows[2].tokens.tolist() == whole[2].tokens.tolist()
+    assert rows[2] is rows[2]
+    assert said == ["question 2", "answer 2"]
+    assert [row.tokens.tolist() for row in rows] == [row.tokens.tolist() for row in whole]
+    assert [row.answer_start for row in rows[1:3]] == [row.answer_start for row in whole[1:3]]
