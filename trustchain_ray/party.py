@@ -80,8 +80,17 @@ class Party:
     def _holder(self) -> Holder:
         federation, key = self.config.federation, self.config.run.key
         shards = {c: records_of(federation, key, self.name, c, self.held.train) for c in self._cohort_names(federation)}
-        sampling_key = derive(key, "sampling", self.name)
-        return Holder(self.identity, self.run, self.custody, self.held, shards, sampling_key)
+        return Holder(self.identity, self.run, self.custody, self.held, shards, self._sampling_key())
+
+    def _sampling_key(self) -> bytes:
+        """Decides which steps read which record.
+
+        From the run's key, so that whoever has the records can train again. Under privacy from the organization's own
+        secret: the account counts on sampling, which protects nobody from those who can compute its outcome.
+        """
+        if self.config.privacy.dp in ("record", "subject"):
+            return derive(load_or_create_secret(self.name, keystore(self.config)), "sampling", self.run, self.name)
+        return derive(self.config.run.key, "sampling", self.name)
 
     def _indices(self, cohort: str) -> list[int]:
         return records_of(self.config.federation, self.config.run.key, self.name, cohort, self.holdings.train)

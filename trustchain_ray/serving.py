@@ -5,7 +5,6 @@ from typing import Any
 
 from trustchain_ray.adapter import Tensors, head, save_tensors
 from trustchain_ray.data import Record
-from trustchain_ray.keys import derive
 from trustchain_ray.keystore import personal_folder
 from trustchain_ray.party import Party, value_of
 from trustchain_ray.rates import learning_rates
@@ -75,7 +74,7 @@ class Serving(Party):
         of this organization's plan; the trained tensors and the change of the base."""
         ids = [record.id for record in self.holdings.train]
         rate = sampling_rate(self.config.training, len(ids))
-        own_plan = plan(derive(self.config.run.key, "sampling", self.name), ids, rate, first + len(rates))[first:]
+        own_plan = plan(self._sampling_key(), ids, rate, first + len(rates))[first:]
         begun, residual = self._serving(state)
         trained: Trained = self.group.call("train", self.name, begun, residual, own_plan, rates, only, True)
         return trained.update, residual

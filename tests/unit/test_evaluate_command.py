@@ -7,6 +7,7 @@ import pytest
 
 from trustchain_ray.errors import UsageError
 from trustchain_ray.evaluate.command import add_arguments, check, forgetting_table, scores_table
+from trustchain_ray.evaluate.privacy_table import is_above_its_account, privacy_table
 
 
 def parsed(*arguments: str) -> argparse.Namespace:
@@ -80,3 +81,48 @@ def test_without_references_there_is_no_difference_and_a_warning_is_repeated() -
     table = forgetting_table(result_of(3.0, still_in_training=2))
     assert "difference" not in table
     assert "2 of the records are still in the run's training data" in table
+
+
+def audited(epsilon: float, kept: bool | None, **account: Any) -> dict[str, Any]:
+    return {
+        "canaries": 40, "included": 22, "seen": "update", "mean_exposure": 1.5, "auc": {"value": 0.625},
+        "bound": {"epsilon": epsilon, "right": 30, "guesses": 40}, "kept": kept,
+        "account": {"epsilon": 3.0, "delta": 1e-5, "unit": "record", "composed": True, **account},
+    }  # fmt: skip
+
+
+def privacy_of(task: str, **organizations: dict[str, Any]) -> dict[str, Any]:
+    area = {"value": 0.5, "low": 0.4, "high": 0.6}
+    rates = [{"resolved": resolved, "rate": area} for resolved in (True, False)]
+    attacked = {
+        "members": 9, "others": 100, "membership": {"loss": {"auc": area, "true_positive_rates": rates}},
+        "memorisation": {"extraction_strength": {"members": 0.25, "others": 0.125}},
+    }  # fmt: skip
+    audit = {"confidence": 0.95, "by_organization": organizations, "all": next(iter(organizations.values()), None)}
+    return {
+        "task": task, "adapter": {"folder": "m", "digest": "d"}, "audit": audit if organizations else None,
+        "attacks": {"by_organization": {"north": attacked}, "all": attacked},
+    }  # fmt: skip
+
+
+def test_the_audit_stands_beside_the_account_and_says_where_it_is_above() -> None:
+    fine, broken = privacy_of("causal", north=audited(1.25, True)), privacy_of("causal", north=audited(3.5, False))
+    cells = [line.split() for line in privacy_table(fine).splitlines()]
+    assert ["north", "40", "22", "update", "1.50", "0.625", "30/40", "1.25", "3.00", "1e-05"] in cells
+    assert ["north", "(9/100)", "loss", "0.500", *["[0.400,", "0.600]", "0.500", "[0.400,", "0.600]", "-"]] in cells
+    assert ["north", "extraction", "strength", "0.250", "0.125"] in cells
+    assert "ABOVE THE ACCOUNT" in privacy_table(broken)
+    assert (is_above_its_account(fine), is_above_its_account(broken)) == (False, True)
+
+
+def test_what_an_audit_does_not_say_is_said() -> None:
+    paper = privacy_of("causal", north=audited(3.5, None, composed=False, unit="paper"))
+    assert "holds for one step" in privacy_table(paper)
+    assert not is_above_its_account(paper)
+    whole = privacy_of("causal", north=audited(0.0, None, unit="organization"))
+    assert "canaries are records, and do not test it" in privacy_table(whole)
+    few = privacy_of("classification", north={**audited(0.0, None), "bound": None, "seen": "model"})
+    assert "too few canaries" in privacy_table(few)
+    assert "federation.keep_updates=all" in privacy_table(few)
+    assert "do not apply" in privacy_table(privacy_of("classification"))
+    assert not is_above_its_account(privacy_of("classification"))

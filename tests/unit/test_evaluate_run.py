@@ -20,6 +20,7 @@ from trustchain_ray.engines.torch_engine import TorchEngine
 from trustchain_ray.errors import TrustChainError, UsageError
 from trustchain_ray.evaluate.adapters import read_adapter
 from trustchain_ray.evaluate.forgetting import measure_forgetting
+from trustchain_ray.evaluate.privacy import measure_privacy
 from trustchain_ray.evaluate.scores import evaluate
 from trustchain_ray.forms import flora
 from trustchain_ray.initial import fresh_adapter
@@ -255,3 +256,28 @@ def test_an_adapter_for_other_layers_is_refused(
     publish(copy.config, run, narrow, 1.0, "flora")
     with pytest.raises(TrustChainError, match=r"has shape .*, the base needs"):
         made.evaluate(str(copy.path))
+
+
+def test_privacy_is_attacked_by_organization_and_over_all(made: Made) -> None:
+    result = measure_privacy(str(made.path), made.said.append, options=["records=7", "confidence=0.9"])
+    attacks = result["attacks"]
+    assert {n: (row["members"], row["others"]) for n, row in attacks["by_organization"].items()} == {
+        "north": (7, 5),
+        "south": (7, 5),
+    }
+    assert (attacks["all"]["members"], attacks["all"]["others"]) == (14, 10)
+    assert attacks["all"]["membership"].keys() == {"loss", "zlib", "min_k", "min_k_plus_plus", "reference", "rmia"}
+    assert attacks["all"]["memorisation"].keys() == {"extraction_strength", "exact_memorisation"}
+    assert result["audit"] is None
+    assert any("too few for true-positive rates at 1 % and 0.1 %" in line for line in made.said)
+    json.dumps(result, allow_nan=False)
+
+
+def test_privacy_needs_records_that_nobody_trained_on(made: Made, tmp_path: Path) -> None:
+    copy = made.copy(tmp_path)
+    copy.config.data.test = copy.config.data.train
+    (copy.path / "config.yaml").write_text(to_yaml(copy.config))
+    with pytest.raises(TrustChainError, match="no organization has test records here that nobody trained on"):
+        measure_privacy(str(copy.path), copy.said.append)
+    with pytest.raises(UsageError, match="--set new_tokens=3: there is no 'new_tokens'; there are records, min_k"):
+        measure_privacy(str(copy.path), copy.said.append, options=["new_tokens=3"])

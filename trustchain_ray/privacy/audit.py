@@ -23,7 +23,7 @@ SHARES = (1.0, 1 / 2, 1 / 4, 1 / 8, 1 / 16)
 FEWEST = 8
 """With fewer guesses, all of them right, not even epsilon 0 is refuted at a confidence of 95 %."""
 
-_HALVINGS = 40
+_HALVINGS = 30
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Canaries: made secrets that are trained on, their twins that are not, and how exposed they are.
+"""How exposed canaries (:mod:`trustchain_ray.canaries`) are beside their twins, which were not trained on.
 
 The Secret Sharer (Carlini et al., https://arxiv.org/abs/1802.08232).
 """
@@ -7,28 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trustchain_ray.data import Record
 from trustchain_ray.errors import TrustChainError
 from trustchain_ray.forgetting.metrics.inputs import Numbers, Values, values
 from trustchain_ray.forgetting.metrics.roc import Interval, auc
-from trustchain_ray.keys import generator
-
-DIGITS = 9
-
-
-def make_canaries(key: bytes | str, organization: str, count: int, twins: int) -> tuple[list[Record], list[Record]]:
-    """Records with a random number as the answer: `count` to train on and `twins` to hold out.
-
-    All numbers are drawn from the run's key without repetition; each canary is its own subject. Never leave
-    them in a model that is released.
-    """
-    draws = generator(key, "canaries", organization)
-    secrets = draws.choice(10**DIGITS, size=count + twins, replace=False)
-    records = [
-        Record(f"canary-{organization}-{i}", f"canary-{organization}-{i}", "The code is", f" {secret:0{DIGITS}d}")
-        for i, secret in enumerate(secrets)
-    ]
-    return records[:count], records[count:]
 
 
 def exposure(canaries: Numbers, twins: Numbers) -> Values:
