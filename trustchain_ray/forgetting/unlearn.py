@@ -218,6 +218,7 @@ def carry_out(
             job = replay(federation, job, progress)
         else:
             job = unlearn_approximately(federation, job, progress)
+        federation.ask_ledger("flush")  # a log that is written to meanwhile cannot be read whole
         if job.models or not History.read(federation.run.path, federation.manifest).models():
             publish_model(federation, job)
         scores = _evaluate(federation, job, progress) if evaluate else {}
