@@ -78,8 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--dry-run", action="store_true", help="print the resolved configuration and stop")
     train.add_argument("--json", action="store_true", help="print one JSON object as the last line")
 
-    about = "score a model; measure what it forgot, or gives away"
-    evaluate = _verb(verbs, "evaluate", about, _evaluate, evaluation.EXAMPLES)
+    evaluate = _verb(verbs, "evaluate", "score a model, or what it forgot or leaks", _evaluate, evaluation.EXAMPLES)
     evaluation.add_arguments(evaluate)
     unlearn = _verb(
         verbs, "unlearn", "remove a record, a person or an organization", _unlearn, forgetting.EXAMPLES

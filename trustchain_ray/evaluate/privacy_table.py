@@ -10,19 +10,19 @@ def privacy_table(result: dict[str, Any]) -> str:
     groups = dict(attacks["by_organization"])
     if len(groups) > 1:
         groups["all"] = attacks["all"]
-    lines = ["", f"{'membership':<20}{'attack':<18}{'AUC':>8}{'95 %':>18}{'TPR at 1 %':>26}{'TPR at 0.1 %':>26}"]
+    lines = ["", f"{'membership':<30}{'attack':<18}{'AUC':>8}{'95 %':>18}{'TPR at 1 %':>26}{'TPR at 0.1 %':>26}"]
     for name, found in groups.items():
         label = f"{name} ({found['members']}/{found['others']})"
         for attack, measured in found["membership"].items():
             rates = "".join(f"{_rate(rate):>26}" for rate in measured["true_positive_rates"])
             area = measured["auc"]
-            lines.append(f"{label:<20}{attack:<18}{area['value']:>8.3f}{_between(area):>18}{rates}")
+            lines.append(f"{label:<30}{attack:<18}{area['value']:>8.3f}{_between(area):>18}{rates}")
             label = ""
     if result["task"] == "causal":
-        lines += ["", f"{'memorisation':<38}{'members':>10}{'others':>10}"]
+        lines += ["", f"{'memorisation':<48}{'members':>10}{'others':>10}"]
         for name, found in groups.items():
             lines += [
-                f"{name:<18}{metric.replace('_', ' '):<20}{mean['members']:>10.3f}{mean['others']:>10.3f}"
+                f"{name:<28}{metric.replace('_', ' '):<20}{mean['members']:>10.3f}{mean['others']:>10.3f}"
                 for metric, mean in found["memorisation"].items()
             ]
     else:
@@ -45,13 +45,13 @@ def _audit(audit: dict[str, Any]) -> Iterator[str]:
     if len(groups) > 1:
         groups["all"] = audit["all"]
     yield (
-        f"{'audit':<20}{'canaries':>10}{'in':>7}{'asked':>9}{'exposure':>10}{'AUC':>7}{'right':>11}"
+        f"{'audit':<24}{'canaries':>10}{'in':>7}{'asked':>9}{'exposure':>10}{'AUC':>7}{'right':>11}"
         f"{'epsilon at least':>18}{'account':>10}{'delta':>10}"
     )
     for name, row in groups.items():
         account = row["account"]
         said = f"{account['epsilon']:>10.2f}{account['delta']:>10.2g}" if account else f"{'none':>10}{'':>10}"
-        start = f"{name:<20}{row['canaries']:>10}{row['included']:>7}{row['seen']:>9}"
+        start = f"{name:<24}{row['canaries']:>10}{row['included']:>7}{row['seen']:>9}"
         if row["bound"] is None:
             yield f"{start}{'too few canaries':>28}{'-':>18}{said}"
             continue
