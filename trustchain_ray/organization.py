@@ -250,7 +250,7 @@ class Organization(Serving):
                 return None
             privacy.charge(task.cohort, number, task.digest, steps, generation)
         first = (number - 1) * federation.local_steps
-        own_steps = [[indices[i] for i in step] for step in self._plan(task.cohort)[first : first + steps]]
+        own_steps = [[indices[i] for i in step] for step in self._plan(task.cohort, generation)[first : first + steps]]
         total = federation.rounds * federation.local_steps
         rates = learning_rates(self.config.training, first, steps, total)
         begun, residual = self._begin(number, task)
@@ -296,14 +296,15 @@ class Organization(Serving):
             trained.resident,
         )
 
-    def _plan(self, cohort: str) -> list[list[int]]:
+    def _plan(self, cohort: str, generation: int) -> list[list[int]]:
         """Steps of the whole run, as positions among the member's records."""
-        if cohort not in self.plans:
+        if (cohort, generation) not in self.plans:
             federation = self.config.federation
             ids = [self.holdings.train[i].id for i in self._indices(cohort)]
             rate = self._agreed.rates[self.name][cohort]
-            self.plans[cohort] = plan(self._sampling_key(), ids, rate, federation.rounds * federation.local_steps)
-        return self.plans[cohort]
+            total = federation.rounds * federation.local_steps
+            self.plans[cohort, generation] = plan(self._sampling_key(generation), ids, rate, total)
+        return self.plans[cohort, generation]
 
     def _spend(self, number: int, removal: str | None = None) -> list[dict[str, Any]]:
         """A signed PRIVACY_SPEND event after a round; none without privacy."""

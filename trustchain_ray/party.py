@@ -51,7 +51,7 @@ class Party:
         self.group: Any = None
         self.terms: Terms | None = None
         self.terms_of: Any = None
-        self.plans: dict[str, list[list[int]]] = {}
+        self.plans: dict[tuple[str, int], list[list[int]]] = {}  # by cohort and generation
         self.decider: Decider | None = None
         self.privacy: MemberPrivacy | None = None
         self.secure: SecureMember | None = None
@@ -80,17 +80,31 @@ class Party:
     def _holder(self) -> Holder:
         federation, key = self.config.federation, self.config.run.key
         shards = {c: records_of(federation, key, self.name, c, self.held.train) for c in self._cohort_names(federation)}
-        return Holder(self.identity, self.run, self.custody, self.held, shards, self._sampling_key())
+        privacy = self._privacy() if self._samples_in_secret() else None
+        return Holder(
+            self.identity,
+            self.run,
+            self.custody,
+            self.held,
+            shards,
+            self._sampling_key,
+            privacy.rounds if privacy is not None else None,
+        )
 
-    def _sampling_key(self) -> bytes:
+    def _sampling_key(self, generation: int = 0) -> bytes:
         """Decides which steps read which record.
 
         From the run's key, so that whoever has the records can train again. Under privacy from the organization's own
-        secret: the account counts on sampling, which protects nobody from those who can compute its outcome.
+        secret: the account counts on sampling, which protects nobody from those who can compute its outcome; and anew
+        in every replay (its `generation`), since the account composes its steps with those before as independent ones.
         """
-        if self.config.privacy.dp in ("record", "subject"):
-            return derive(load_or_create_secret(self.name, keystore(self.config)), "sampling", self.run, self.name)
+        if self._samples_in_secret():
+            secret = load_or_create_secret(self.name, keystore(self.config))
+            return derive(secret, "sampling", self.run, self.name, str(generation))
         return derive(self.config.run.key, "sampling", self.name)
+
+    def _samples_in_secret(self) -> bool:
+        return self.config.privacy.dp in ("record", "subject")
 
     def _indices(self, cohort: str) -> list[int]:
         return records_of(self.config.federation, self.config.run.key, self.name, cohort, self.holdings.train)

@@ -33,7 +33,7 @@ def custody(tmp_path: Path) -> Custody:
 
 def holder(custody: Custody, tmp_path: Path, held: Holdings) -> Holder:
     shards = {"shard_0": range(0, len(held.train), 2), "shard_1": range(1, len(held.train), 2)}
-    return Holder(load_or_create("bank", tmp_path / "keys"), "run", custody, held, shards, KEY)
+    return Holder(load_or_create("bank", tmp_path / "keys"), "run", custody, held, shards, lambda generation: KEY)
 
 
 def usage(rate: float = 0.2, steps: tuple[int, ...] = (4, 0, 4), counts_matter: frozenset[str] = frozenset()) -> Usage:

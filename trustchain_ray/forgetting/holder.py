@@ -1,6 +1,6 @@
 """What an organization does when records of its are to be removed: find them, take them out, prove it, erase them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -108,7 +108,9 @@ class Holder:
     shards
         Which training records (their indices in ``held.train``) each cohort has.
     sampling_key
-        Of the keyed Poisson sampling.
+        Of the keyed Poisson sampling, by generation: 0 is training, any other a replay under privacy.
+    sampled
+        Rounds of a cohort that each generation trained, where replays sample anew; None: all have the plan of training.
     """
 
     def __init__(
@@ -118,10 +120,11 @@ class Holder:
         custody: Custody,
         held: Holdings,
         shards: Mapping[str, Sequence[int]],
-        sampling_key: bytes,
+        sampling_key: Callable[[int], bytes],
+        sampled: Callable[[str], Mapping[int, Collection[int]]] | None = None,
     ) -> None:
         self.identity, self.run, self.custody, self.held = identity, run, custody, held
-        self.shards, self.sampling_key = shards, sampling_key
+        self.shards, self.sampling_key, self.sampled = shards, sampling_key, sampled
 
     def overview(self) -> dict[str, int]:
         """Number of records (training and test) by subject."""
@@ -299,11 +302,14 @@ class Holder:
             # All of them gone is another program, too: a member without records sends no update.
             return trained[0] if trained and records else 0
         total = usage.local_steps * len(steps)
+        generations = self.sampled(cohort) if self.sampled is not None else {0: trained}
         first = 0
-        for record in records:
-            for step in inclusion_steps(self.sampling_key, record.id, usage.rates[cohort], total):
-                number, within = step // usage.local_steps + 1, step % usage.local_steps
-                if within < steps[number - 1]:
-                    first = min(number, first) if first else number
-                    break
+        for generation, rounds in generations.items():
+            key = self.sampling_key(generation)
+            for record in records:
+                for step in inclusion_steps(key, record.id, usage.rates[cohort], total):
+                    number, within = step // usage.local_steps + 1, step % usage.local_steps
+                    if number in rounds and within < steps[number - 1]:
+                        first = min(number, first) if first else number
+                        break
         return first

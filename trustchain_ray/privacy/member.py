@@ -154,6 +154,16 @@ class MemberPrivacy:
             self._charged.append(slot)
             self._save()
 
+    def rounds(self, cohort: str) -> dict[int, set[int]]:
+        """Rounds of a cohort that were charged, by the generation that trained them (0: training)."""
+        found: dict[int, set[int]] = {}
+        for slot in self._charged:
+            name, _, rest = slot.rpartition("@")
+            number, generation, _ = rest.split("/")
+            if name == cohort:
+                found.setdefault(int(generation), set()).add(int(number))
+        return found
+
     def steps(
         self, cohort: str, number: int, base: str, subjects: Sequence[str], generation: int = 0
     ) -> PrivateSteps | None:
