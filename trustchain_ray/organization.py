@@ -19,7 +19,6 @@ from trustchain_ray.custody import Shard
 from trustchain_ray.errors import TrustChainError
 from trustchain_ray.exchange import CohortTask, Reply, Update
 from trustchain_ray.forgetting.holder import Found, Taken, Usage, Wanted
-from trustchain_ray.keys import derive
 from trustchain_ray.keystore import keystore, personal_folder, witness_folder
 from trustchain_ray.participation import Decider, Shown
 from trustchain_ray.party import value_of
@@ -286,9 +285,8 @@ class Organization(Serving):
         if cohort not in self.plans:
             federation = self.config.federation
             ids = [self.holdings.train[i].id for i in self._indices(cohort)]
-            key = derive(self.config.run.key, "sampling", self.name)
             rate = self._agreed.rates[self.name][cohort]
-            self.plans[cohort] = plan(key, ids, rate, federation.rounds * federation.local_steps)
+            self.plans[cohort] = plan(self._sampling_key(), ids, rate, federation.rounds * federation.local_steps)
         return self.plans[cohort]
 
     def _spend(self, number: int, removal: str | None = None) -> list[dict[str, Any]]:

@@ -19,6 +19,7 @@ from trustchain_ray.keystore import keystore
 from trustchain_ray.participation import Decider
 from trustchain_ray.privacy.member import MemberPrivacy
 from trustchain_ray.privacy.noise import load_or_create_secret
+from trustchain_ray.privacy.steps import STEP_MODES
 from trustchain_ray.sampling import sampling_rate
 from trustchain_ray.secure_aggregation.member import SecureMember
 from trustchain_ray.worker import Packed, Worker
@@ -82,8 +83,14 @@ class Party:
     def _holder(self) -> Holder:
         federation, key = self.config.federation, self.config.run.key
         shards = {c: records_of(federation, key, self.name, c, self.held.train) for c in self._cohort_names(federation)}
-        sampling_key = derive(key, "sampling", self.name)
-        return Holder(self.identity, self.run, self.custody, self.held, shards, sampling_key)
+        return Holder(self.identity, self.run, self.custody, self.held, shards, self._sampling_key())
+
+    def _sampling_key(self) -> bytes:
+        """What decides, with its id, which steps read a record. Where steps are private it comes from this
+        organization's secret: sampling adds privacy only towards those who cannot tell which steps read a record."""
+        if self.config.privacy.dp in STEP_MODES:
+            return derive(load_or_create_secret(self.name, keystore(self.config)), "sampling", self.run, self.name)
+        return derive(self.config.run.key, "sampling", self.name)
 
     def _indices(self, cohort: str) -> list[int]:
         return records_of(self.config.federation, self.config.run.key, self.name, cohort, self.holdings.train)

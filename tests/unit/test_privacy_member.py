@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from trustchain_ray.config import Config
-from trustchain_ray.data import Record
+from trustchain_ray.data import Holdings, Record
 from trustchain_ray.errors import TrustChainError
+from trustchain_ray.party import Party
 from trustchain_ray.privacy.member import MemberPrivacy
 from trustchain_ray.privacy.noise import gaussian
 
@@ -100,3 +101,13 @@ def test_the_published_promise_holds_no_secret(tmp_path: Path) -> None:
     assert secret.hex() not in str(said)
     assert set(said) == {"unit", "epsilon", "delta", "clip", "noise", "secret"}
     assert float(said["delta"]) == pytest.approx(200**-1.1)
+
+
+def test_which_steps_read_a_record_is_a_secret_where_steps_are_private(tmp_path: Path) -> None:
+    def key(dp: str, home: str) -> bytes:
+        config = Config()
+        config.run.keystore, config.privacy.dp = str(tmp_path / home / "keys"), dp
+        return Party(config, "bank", "run", holdings=Holdings("bank", RECORDS["all"], []))._holder().sampling_key
+
+    assert key("none", "here") == key("none", "there")  # from the run's key, which everybody has
+    assert key("record", "here") == key("record", "here") != key("record", "there")
