@@ -12,7 +12,7 @@ from trustchain_ray.data import load_holdings, load_public, organization_names
 from trustchain_ray.privacy.account import epsilon
 from trustchain_ray.privacy.member import mechanism
 from trustchain_ray.privacy.pld import Charge
-from trustchain_ray.privacy.signal import noise_warning, step_noise
+from trustchain_ray.privacy.signal import noise_warning, step_noise, step_warning
 from trustchain_ray.sampling import sampling_rate
 
 
@@ -38,24 +38,27 @@ def plan(config: Config) -> dict[str, Any]:
     Returns
     -------
     dict
-        `members`: rows of :class:`Member`; `values`: number of trained values; `warning` (``dp: organization``).
+        `members`: rows of :class:`Member`; `values`: number of trained values; `warning`, or None.
     """
-    values, settings, names = trained_values(config), config.privacy, organization_names(config)
-    cohorts, composed, members = cohorts_of(config.federation, names), settings.dp != "paper", []
+    settings, names = config.privacy, organization_names(config)
+    cohorts, composed, made = cohorts_of(config.federation, names), settings.dp != "paper", {}
     for name in names:
         train = load_holdings(config, name).train
         own = {c: [train[i] for i in records_of(config.federation, config.run.key, name, c, train)]
                for c, organizations in cohorts.items() if name in organizations}  # fmt: skip
         own = {cohort: records for cohort, records in own.items() if records}
-        made = mechanism(config, own, {c: sampling_rate(config.training, len(records)) for c, records in own.items()})
-        for cohort in own:
-            charge = Charge(made.rates[cohort], made.noise[cohort], made.releases)
+        rates = {c: sampling_rate(config.training, len(records)) for c, records in own.items()}
+        made[name] = mechanism(config, own, rates)
+    values, members = trained_values(config), []  # the model is loaded last: what is impossible is refused at once
+    for name, its in made.items():
+        for cohort in its.units:
+            charge = Charge(its.rates[cohort], its.noise[cohort], its.releases)
             again = Charge(charge.rate, charge.noise, charge.steps * (1 + settings.max_removals))
             members.append(
                 Member(
-                    name, cohort, made.units[cohort], charge.rate, charge.steps, made.delta, charge.noise,
-                    epsilon((charge,), made.delta) if composed else None,
-                    epsilon((again,), made.delta) if composed else None,
+                    name, cohort, its.units[cohort], charge.rate, charge.steps, its.delta, charge.noise,
+                    epsilon((charge,), its.delta) if composed else None,
+                    epsilon((again,), its.delta) if composed else None,
                     step_noise(charge.noise, values, config.training.batch_size),
                 )
             )  # fmt: skip
@@ -63,6 +66,10 @@ def plan(config: Config) -> dict[str, Any]:
     warning = None
     if settings.dp == "organization":
         warning = noise_warning(max(member.noise for member in members), values, len(names))
+    else:
+        together = max(len(organizations) for organizations in cohorts.values())
+        most = max(members, key=lambda member: member.noise_to_signal)
+        warning = step_warning(settings.dp, most.noise_to_signal, together, config.training.batch_size, most.units)
     return {"dp": settings.dp, "budget": settings.epsilon, "values": values, "members": rows, "warning": warning}
 
 

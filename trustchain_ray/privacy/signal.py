@@ -24,6 +24,26 @@ def step_noise(noise: float, values: int, batch_size: int) -> float:
     return noise * math.sqrt(values) / batch_size
 
 
+def step_warning(dp: str, ratio: float, organizations: int, batch_size: int, units: int) -> str | None:
+    """What to change where the noise of a step exceeds what a step can hold at most; else None.
+
+    Parameters
+    ----------
+    ratio : of :func:`step_noise`, of one organization.
+    organizations : that train together: the mean of their steps has 1 / sqrt(N) of the noise.
+    batch_size, units : of the organization.
+    """
+    merged = ratio / math.sqrt(organizations)
+    if merged <= LEAST_RATIO:
+        return None
+    return (
+        f"privacy.dp={dp}: a step's noise is {ratio:.2g} times its largest possible signal, {merged:.2g} times in the "
+        f"mean of {organizations}: the model will hardly learn. It is noise * sqrt(trained values) / batch_size: raise "
+        f"training.batch_size (now {batch_size} of {units} units) and the number of records (data.limit), lower "
+        "model.lora.rank, or name fewer modules in model.lora.targets, such as those of the last layers"
+    )
+
+
 def signal_to_noise(noise: float, values: int, organizations: int) -> float:
     """Largest norm of the mean of all clipped updates over the expected norm of its noise (`dp: organization`).
 
