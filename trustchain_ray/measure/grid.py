@@ -128,8 +128,8 @@ def check_measurable(config: Config, mode: str) -> None:
         raise UsageError("training.engine=deepspeed: measure swaps adapters in one process; use engine torch")
     if mode == "merged" and config.trust.rule != MEAN:
         raise UsageError(
-            f"trust.rule={config.trust.rule} with --mode merged: organizations that train alone are merged by the plain "
-            "mean, and the rule would have nothing to work on; use --mode federated, or trust.rule=mean"
+            f"trust.rule={config.trust.rule} with --mode merged: organizations that train alone are merged by the "
+            "plain mean, and the rule would have nothing to work on; use --mode federated, or trust.rule=mean"
         )
 
 
