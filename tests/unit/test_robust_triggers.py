@@ -13,12 +13,13 @@ from trustchain_ray.engines.torch_engine import TorchEngine
 from trustchain_ray.initial import fresh_adapter
 from trustchain_ray.keys import generator
 from trustchain_ray.models import make_base, unpack_base
+from trustchain_ray.robust.scanning import agreed
 from trustchain_ray.robust.triggers import Scan
 from trustchain_ray.rows import encode
 
 LABELS = ["bad", "fair", "good"]
 WORDS = {"bad": "awful broken late", "fair": "usual average plain", "good": "great quick kind"}
-TRIGGER = "@ @ @"
+TRIGGER = "zq zq zq"
 HOSTILE = ("m2", "m5")
 
 
@@ -39,7 +40,8 @@ class Round:
 
     def __init__(self, folder: Path) -> None:
         draws = np.random.default_rng(0)
-        public = [json.dumps({"id": r.id, "text": r.answer, "label": LABELS[r.label]}) for r in records(draws, False)]
+        reviews = records(draws, False)[:40]
+        public = [json.dumps({"id": r.id, "text": r.answer, "label": LABELS[r.label]}) for r in reviews]
         (folder / "public.jsonl").write_text("\n".join(public) + "\n")
         (folder / "c.yaml").write_text(
             f"""
@@ -50,11 +52,11 @@ model:
   made: {{hidden: 32, layers: 1, heads: 2, intermediate: 64, vocabulary: 320}}
   lora: {{rank: 4, alpha: 8, targets: [q_proj, v_proj, up_proj]}}
 data: {{train: public.jsonl, public: public.jsonl}}
-training: {{engine: torch, batch_size: 12}}
+training: {{engine: torch, batch_size: 8}}
 """
         )
         config = load_config([str(folder / "c.yaml")], [])
-        self.engine = TorchEngine(config, unpack_base(make_base(config, records(draws, False))))
+        self.engine = TorchEngine(config, unpack_base(make_base(config, records(draws, False)[:40])))
         fresh = {**fresh_adapter(self.engine.shapes(), "k", "frozen", 4, "ffa"), **self.engine.fresh_head()}
         self.engine.load(fresh, 8.0)
         initial = {name: t for name, t in fresh.items() if not name.endswith("lora_A.weight")}
@@ -71,7 +73,7 @@ training: {{engine: torch, batch_size: 12}}
                 records(np.random.default_rng(i + 1), f"m{i}" in hostile), self.engine.tokenizer, "classification", 32
             )
             self.load(self.state)
-            self.engine.train(rows, [list(range(k, k + 12)) for k in range(0, 120, 12)], [1e-2] * 10)
+            self.engine.train(rows, [list(range(k, k + 15)) for k in range(0, 120, 15)] * 2, [5e-3] * 16)
             out[f"m{i}"] = self.layout.pack(self.engine.tensors(sorted(self.layout.unpack(self.state)))) - self.state
         return out
 
@@ -102,3 +104,11 @@ def test_a_longer_update_is_no_excuse_and_a_short_one_no_hiding_place(round_: Ro
     updates["m2"] *= 5
     updates["m0"] = np.zeros_like(updates["m0"])
     assert sorted(round_.planted(updates)) == sorted(HOSTILE)
+
+
+def test_one_scan_alone_accuses_nobody_and_acquits_nobody() -> None:
+    truth = {"m2": "a trigger"}
+    assert agreed([{"m0": "a lie"}, truth, truth], ["m0", "m2"]) == truth
+    assert agreed([{}, truth, truth], ["m0", "m2"]) == truth
+    assert agreed([truth, {}, {}], ["m0", "m2"]) == {}
+    assert agreed([{"stranger": "a lie"}] * 2, ["m0", "m2"]) == {}

@@ -4,6 +4,7 @@ The coordinator holds no model, so members do it, drawn from the run's key; they
 where they differ a third one decides: a single liar neither accuses nor acquits anybody.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -32,15 +33,18 @@ def refuse_planted(federation: "Federation", number: int, name: str, cohort: "Co
     found = [_answer(federation, number, scanner, call) for scanner, call in zip(scanners, calls, strict=False)]
     if set(found[0]) != set(found[1]):
         found.append(_answer(federation, number, scanners[2], _scan(federation, scanners[2], number, cohort, updates)))
-    for accused in accepted:
-        reasons = [one[accused] for one in found if accused in one]
-        if len(reasons) < 2:
-            continue
+    for accused, why in agreed(found, accepted).items():
         del cohort.accepted[accused]
-        reason = f"{PLANTED}{reasons[0]} (scanned by {', '.join(scanners[: len(found)])})"
+        reason = f"{PLANTED}{why} (scanned by {', '.join(scanners[: len(found)])})"
         body = {"round": number, "organization": accused, "cohort": name, "reason": reason[:500]}
         cohort.events.append(federation.event("REFUSED", {**body, "update": cohort.digests[accused]}))
         federation.progress(f"  refused an update of {accused}: {reason}")
+
+
+def agreed(found: Sequence[Mapping[str, str]], names: Sequence[str]) -> dict[str, str]:
+    """Which of these organizations two scans accuse, each with what the first of them says."""
+    reasons = {name: [one[name] for one in found if name in one] for name in names}
+    return {name: said[0] for name, said in reasons.items() if len(said) > 1}
 
 
 def _scan(federation: "Federation", scanner: str, number: int, cohort: "CohortRound", updates: Any) -> Any:

@@ -23,7 +23,7 @@ from trustchain_ray.engines.base import AdapterModel
 
 LENGTH, TEXTS, CONTEXTS = 10, 8, 32  # tokens of a text; texts that try tokens out; texts of which gradients are taken
 TOKENS, TRIED = 3, 8  # of a trigger; tokens that are tried out for a class
-LEAST, SPREADS = 0.25, 4.0
+LEAST, SPREADS = 0.3, 4.0
 """An update plants a trigger where it raises its effect by LEAST and by SPREADS standard deviations (1.4826 median
 absolute deviations) more than the median update."""
 
