@@ -30,6 +30,9 @@ RULES = {
         "trust.rule=norm_bound", "trust.scan=true", "trust.exclude_below=0.4", "participation.payoff=leave_one_out",
         "participation.settle_every=2", "federation.quorum=0.5",
     ],
+    "norm_bound+scan+exclusion": [
+        "trust.rule=norm_bound", "trust.scan=true", "trust.exclude_below=0.4", "federation.quorum=0.5",
+    ],
     "norm_bound+scan": ["trust.rule=norm_bound", "trust.scan=true"],
     "norm_bound": ["trust.rule=norm_bound", "trust.hostile=2"],
     "trimmed_mean": ["trust.rule=trimmed_mean", "trust.hostile=2"],

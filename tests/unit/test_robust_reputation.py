@@ -9,7 +9,7 @@ import pytest
 from ledger.errors import LedgerError
 from ledger.events import AUDIT, make_event
 from ledger.identity import COORDINATOR, load_or_create
-from trustchain_ray.robust.reputation import EXCLUDED, PLANTED, WAS_REFUSED, Reputation
+from trustchain_ray.robust.reputation import EXCLUDED, WAS_REFUSED, Reputation
 
 Statement = dict[str, Any]
 NAMES = ["north", "south", "west"]
@@ -24,8 +24,8 @@ def absent(name: str, reason: str) -> Statement:
     return {"type": "ABSENT", "organization": COORDINATOR, "body": {"organization": name, "reason": reason}}
 
 
-def refused(name: str, reason: str = "wrong") -> Statement:
-    return {"type": "REFUSED", "organization": COORDINATOR, "body": {"organization": name, "reason": reason}}
+def refused(name: str) -> Statement:
+    return {"type": "REFUSED", "organization": COORDINATOR, "body": {"organization": name, "reason": "wrong"}}
 
 
 def settled(rule: str, **payments: str) -> Statement:
@@ -126,11 +126,3 @@ def test_nobody_audits_itself(tmp_path: Path):
             make_event(
                 load_or_create("north", tmp_path), "run-1", AUDIT, {k: v for k, v in body.items() if k != missing}
             )
-
-
-def test_a_planted_trigger_counts_as_an_absence_and_less_than_another_refusal():
-    once = after([merge("north"), refused("south", f"{PLANTED}texts move"), refused("west")])
-    assert once.of("south") == beta(0, 1)
-    assert once.of("west") == beta(0, 4)
-    often = after(*[[merge("north"), refused("south", f"{PLANTED}texts move")]] * 3)
-    assert often.excluded(0.25).keys() == {"south"}

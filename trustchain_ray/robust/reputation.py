@@ -5,8 +5,7 @@
 g and b are what speaks for and against an organization, both 0 at first, so that r begins at 1/2. After every round
 
     g <- 0.9 g + [one of its updates was merged] + 4 p+
-    b <- 0.9 b + [it did not answer, or its update plants a trigger] + 4 [an answer or update of it was refused
-         for another reason] + 4 p-
+    b <- 0.9 b + [it did not answer] + 4 [an answer or update of it was refused] + 4 p-
 
 with p = its payment over the largest one in magnitude, where the round was settled by what members contributed
 (`leave_one_out` or `shapley`), and p+ and p- the positive and negative part of p. A round from which an organization is
@@ -28,8 +27,6 @@ from trustchain_ray.robust.settings import BY_CONTRIBUTION
 
 MEMORY = 0.9
 CONTRIBUTED, REFUSED, CAUGHT = 4.0, 4.0, 16.0
-PLANTED = "it plants a trigger: "
-"""How the reason of a REFUSED event begins where the scan for triggers accuses; it counts as an absence."""
 EXCLUDED = "excluded: "
 """How the reason of an ABSENT event begins where the federation left the organization out."""
 WAS_REFUSED = "its answer was refused: "
@@ -94,7 +91,7 @@ class Reputation:
                     good[entry["organization"]] = 1.0
             elif kind == ev.ABSENT and body["reason"].startswith(EXCLUDED):
                 excluded.add(body["organization"])
-            elif _counts_once(kind, body["reason"] if kind in (ev.ABSENT, ev.REFUSED) else ""):
+            elif kind == ev.ABSENT and not body["reason"].startswith(WAS_REFUSED):
                 bad[body["organization"]] += 1.0
         for name in {s["body"]["organization"] for s in statements if _is_refusal(s)}:
             bad[name] += REFUSED
@@ -122,16 +119,7 @@ def _is_refusal(statement: Statement) -> bool:
     kind, body = statement["type"], statement["body"]
     if "replay" in body:
         return False
-    if kind == ev.REFUSED:
-        return not body["reason"].startswith(PLANTED)
-    return bool(kind == ev.ABSENT and body["reason"].startswith(WAS_REFUSED))
-
-
-def _counts_once(kind: str, reason: str) -> bool:
-    """Whether an event speaks against an organization as much as a round without an answer does."""
-    if kind == ev.REFUSED:
-        return reason.startswith(PLANTED)
-    return kind == ev.ABSENT and not reason.startswith(WAS_REFUSED)
+    return bool(kind == ev.REFUSED or (kind == ev.ABSENT and body["reason"].startswith(WAS_REFUSED)))
 
 
 def _contributions(statements: Sequence[Statement]) -> dict[str, float]:
