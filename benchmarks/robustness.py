@@ -28,7 +28,7 @@ RULES = {
     "mean": [],
     RECOMMENDED: [
         "trust.rule=norm_bound", "trust.scan=true", "trust.exclude_below=0.4", "participation.payoff=leave_one_out",
-        "participation.settle_every=2", "federation.quorum=0.5",
+        "participation.settle_every=1", "federation.quorum=0.5",
     ],
     "norm_bound+scan+exclusion": [
         "trust.rule=norm_bound", "trust.scan=true", "trust.exclude_below=0.4", "federation.quorum=0.5",
