@@ -69,7 +69,7 @@ def main() -> None:
     done = _kept(options.out, settings)
     names = options.attacks or (["sign_flip", "backdoor"] if options.tiny else [attack.name for attack in ATTACKS])
     attacks = [attack for attack in ATTACKS if attack.name in names]
-    wanted = [(HONEST, None, rule, False) for rule in options.rules] + [(ALONE, None, "mean", True)]
+    wanted = [(HONEST, None, rule, False) for rule in options.rules] + [(ALONE, None, rule, True) for rule in options.rules]
     wanted += [(attack.name, attack, rule, False) for attack in attacks for rule in options.rules]
     with tempfile.TemporaryDirectory() as work:
         os.environ["TRUSTCHAIN_HOME"] = f"{work}/home"
