@@ -125,7 +125,8 @@ class Scan:
         )
         ids = torch.cat([before, inner, after], 1)
         with torch.autocast(adapter.device.split(":")[0], torch.bfloat16, enabled=adapter.autocast):
-            logits: torch.Tensor = adapter.model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits.float()
+            found = adapter.model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+        logits: torch.Tensor = found.float()
         rest = [torch.cat([logits[:, :c], logits[:, c + 1 :]], 1).logsumexp(1) for c in range(logits.shape[1])]
         return logits - torch.stack(rest, 1)
 
