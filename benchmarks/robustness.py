@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.attacks import ATTACKS
+from benchmarks.attacks import ATTACKS, Attack
 from benchmarks.common import parser, table, write
 from benchmarks.robustness_runs import Bench
 from trustchain_ray.cluster import cluster
@@ -69,7 +69,8 @@ def main() -> None:
     done = _kept(options.out, settings)
     names = options.attacks or (["sign_flip", "backdoor"] if options.tiny else [attack.name for attack in ATTACKS])
     attacks = [attack for attack in ATTACKS if attack.name in names]
-    wanted = [(HONEST, None, rule, False) for rule in options.rules] + [(ALONE, None, rule, True) for rule in options.rules]
+    wanted: list[tuple[str, Attack | None, str, bool]] = [(HONEST, None, rule, False) for rule in options.rules]
+    wanted += [(ALONE, None, rule, True) for rule in options.rules]
     wanted += [(attack.name, attack, rule, False) for attack in attacks for rule in options.rules]
     with tempfile.TemporaryDirectory() as work:
         os.environ["TRUSTCHAIN_HOME"] = f"{work}/home"
