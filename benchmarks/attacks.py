@@ -186,6 +186,11 @@ class BenchOrganization(Organization):
         self.before = states
         return dataclasses.replace(reply, updates=updates)
 
+    def scan(self, terms: list[Any], number: int, task: CohortTask, updates: list[Any]) -> dict[str, str]:
+        if self.plan.attack is not None and self.name in self.plan.hostile:
+            return {}  # it accuses nobody
+        return super().scan(terms, number, task, updates)
+
     def score(self, terms: list[Any], state: list[Any], trigger: bool) -> dict[str, Any]:
         """Metrics on up to 200 own test records that settled no round; with the trigger, whose answer is the target."""
         everything = dataclasses.replace(self.config.data, test_limit=0)

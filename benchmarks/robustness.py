@@ -17,19 +17,23 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.attacks import ATTACKS
+from benchmarks.attacks import ATTACKS, Attack
 from benchmarks.common import parser, table, write
 from benchmarks.robustness_runs import Bench
 from trustchain_ray.cluster import cluster
 from trustchain_ray.config import Config
 
-RECOMMENDED = "norm_bound+reputation"
+RECOMMENDED = "norm_bound+scan+reputation"
 RULES = {
     "mean": [],
     RECOMMENDED: [
-        "trust.rule=norm_bound", "trust.exclude_below=0.4", "participation.payoff=leave_one_out",
+        "trust.rule=norm_bound", "trust.scan=true", "trust.exclude_below=0.4", "participation.payoff=leave_one_out",
         "participation.settle_every=1", "federation.quorum=0.5",
     ],
+    "norm_bound+scan+exclusion": [
+        "trust.rule=norm_bound", "trust.scan=true", "trust.exclude_below=0.4", "federation.quorum=0.5",
+    ],
+    "norm_bound+scan": ["trust.rule=norm_bound", "trust.scan=true"],
     "norm_bound": ["trust.rule=norm_bound", "trust.hostile=2"],
     "trimmed_mean": ["trust.rule=trimmed_mean", "trust.hostile=2"],
     "median": ["trust.rule=median", "trust.hostile=2"],
@@ -47,23 +51,26 @@ def main() -> None:
     arguments = parser("robustness", __doc__)
     arguments.add_argument("--tiny", action="store_true", help="a small model, few rounds: checks the code")
     arguments.add_argument("--rules", nargs="+", choices=[*RULES], default=["mean", RECOMMENDED])
-    arguments.add_argument("--settled-on", type=int, default=40, help="test records an organization that settle rounds")
+    arguments.add_argument("--settled-on", type=int, default=30, help="test records an organization that settle rounds")
     arguments.add_argument("--attacks", nargs="+", choices=[a.name for a in ATTACKS])
     arguments.add_argument("--limit", type=int, default=200, help="training records an organization")
-    arguments.add_argument("--rounds", type=int, default=15)
+    arguments.add_argument("--rounds", type=int, default=10)
     arguments.add_argument("overrides", nargs="*", metavar="key=value")
     options = arguments.parse_intermixed_args()
     name = "clinic" if options.tiny else "sentiment"
     sizes = [f"federation.rounds={options.rounds}", f"data.limit={options.limit}"]
-    sizes += [f"data.test_limit={options.settled_on}"]
+    sizes += [f"data.test_limit={options.settled_on}", "federation.local_steps=10", "training.batch_size=4"]
+    sizes += ["model.max_length=24"]  # texts are cut: half the work
     if options.tiny:
         sizes = ["federation.rounds=6", "federation.local_steps=20", "training.sampling_rate=0.13"]
         sizes += ["data.test_limit=24"]
+    left_out = ["trust.scan=true"] if options.tiny else []  # its answers are texts, not classes
     settings = {"records": name, "seed": 0, "settings": [*sizes, *options.overrides]}
     done = _kept(options.out, settings)
     names = options.attacks or (["sign_flip", "backdoor"] if options.tiny else [attack.name for attack in ATTACKS])
     attacks = [attack for attack in ATTACKS if attack.name in names]
-    wanted = [(HONEST, None, rule, False) for rule in options.rules] + [(ALONE, None, "mean", True)]
+    wanted: list[tuple[str, Attack | None, str, bool]] = [(HONEST, None, rule, False) for rule in options.rules]
+    wanted += [(ALONE, None, rule, True) for rule in options.rules]
     wanted += [(attack.name, attack, rule, False) for attack in attacks for rule in options.rules]
     with tempfile.TemporaryDirectory() as work:
         os.environ["TRUSTCHAIN_HOME"] = f"{work}/home"
@@ -73,7 +80,7 @@ def main() -> None:
                 if rule in done.get(case, {}):
                     continue
                 began = time.perf_counter()
-                found = bench.run(attack, RULES[rule], alone)
+                found = bench.run(attack, [o for o in RULES[rule] if o not in left_out], alone)
                 done.setdefault(case, {})[rule] = found
                 print(
                     f"{case} / {rule}: accuracy {found['accuracy']:.3f}, backdoor {found['backdoor']:.3f}, "

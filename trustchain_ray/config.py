@@ -183,6 +183,11 @@ class TrustConfig:
     )
     hostile: int = _f(0, "Hostile members f of a cohort that the rule is to stand.")
     mixing: bool = _f(False, "Replace every update by the mean of its nearest ones before the rule (NNM).")
+    scan: bool = _f(
+        False,
+        "In every round search for a trigger, a few tokens that move any text into one class, and refuse the updates "
+        "that plant it (classification).",
+    )
     exclude_below: float = _f(
         0.0, "Leave an organization out of rounds while its reputation (0 to 1, at first 0.5) is below this; 0: never."
     )

@@ -20,6 +20,7 @@ from trustchain_ray.initial import fresh_adapter
 from trustchain_ray.participation import effort_of, statement_of
 from trustchain_ray.robust.merging import RobustMerge, merge_updates
 from trustchain_ray.robust.reputation import WAS_REFUSED
+from trustchain_ray.robust.scanning import refuse_planted
 from trustchain_ray.round_writer import FinishedRound, adapter_file, update_file
 from trustchain_ray.secure_aggregation.attempts import SecureSum
 from trustchain_ray.secure_merge import check_coalition, figures, merge_securely, statement
@@ -107,6 +108,7 @@ class Federation(Assembly):
                 absent[name] = f"{WAS_REFUSED}{refused}"
             for c, cohort in rounds.items():
                 if not cohort.waiting and c not in merged:
+                    refuse_planted(self, number, c, cohort)
                     merged[c] = self.merge(number, c, cohort)
         for name, reason in absent.items():
             events.append(self.event("ABSENT", {"round": number, "organization": name, "reason": reason[:500]}))
@@ -114,6 +116,7 @@ class Federation(Assembly):
         self.budget_is_spent = bool(replies) and all(reply.spent for reply in replies.values())
         for c, cohort in rounds.items():
             if c not in merged:
+                refuse_planted(self, number, c, cohort)
                 merged[c] = self.merge(number, c, cohort)
             events += cohort.events
         seconds = time.perf_counter() - began

@@ -208,6 +208,14 @@ class Organization(Serving):
         spent = bool(effort and self._privacy() and not made and not withheld)
         return Reply(self.name, decision, made, time.perf_counter() - began, self._spend(number), spent, withheld)
 
+    def scan(self, terms: list[Any], number: int, task: CohortTask, updates: list[Any]) -> dict[str, str]:
+        """Whose updates of a round plant a trigger, and which one (`trust.scan`)."""
+        self._agree(terms)
+        found: dict[str, str] = self.group.call(
+            "scan", value_of(task.state), ray.get(updates[0]), f"{number}/{task.cohort}"
+        )
+        return found
+
     def secure_join(self, cohort: str, data: bytes) -> Answer:
         """Answer the announcement of a secure sum; see :class:`SecureMember`."""
         keys, rotated = (self.terms.keys, self.terms.rotated) if self.terms else ({}, {})

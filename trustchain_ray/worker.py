@@ -13,6 +13,7 @@ from trustchain_ray import forms
 from trustchain_ray.adapter import Layout, Tensors, digest
 from trustchain_ray.config import Config
 from trustchain_ray.data import Record
+from trustchain_ray.keys import generator
 from trustchain_ray.privacy.steps import PrivateSteps
 from trustchain_ray.rows import Rows, encode
 
@@ -125,6 +126,20 @@ class Worker:
         """Metrics of an adapter on the owner's records (rank 0; the others take part where the engine needs them)."""
         self.engine.load(tensors.tensors(), self.config.model.lora.alpha, residual.tensors() if residual else None)
         return self.engine.evaluate(self.rows[owner, split])
+
+    def scan(self, state: Packed, updates: dict[str, np.ndarray], purpose: str) -> dict[str, str]:
+        """Organizations whose updates of a round plant a trigger; see :class:`trustchain_ray.robust.triggers.Scan`."""
+        from trustchain_ray.robust.triggers import Scan
+
+        engine, alpha, layout = self.engine, self.config.model.lora.alpha, state.layout
+
+        def load(buffer: np.ndarray) -> None:
+            engine.load(layout.unpack(np.asarray(buffer, np.float32)), alpha)
+
+        adapter: Any = getattr(engine, "adapter")  # noqa: B009 - of the torch engine alone
+        draws = generator(self.config.run.key, "scan", purpose)
+        scan = Scan(adapter, engine.tokenizer, load, draws)
+        return scan.planted(state.buffer, updates, self.config.federation.server_step, self.config.model.labels)
 
     def answers(self, records: Sequence[Record], tensors: Packed, residual: Packed | None) -> list[dict[str, str]]:
         """What an adapter says to the prompts of records (`said`), and how probable it finds their own answer, as the

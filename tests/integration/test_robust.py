@@ -151,3 +151,10 @@ def test_a_liar_is_excluded_and_comes_back_only_if_its_updates_are_confirmed(con
     assert out == [(3, "ben"), (4, "eve"), (5, "eve")]
     report = verify_run(run.path)
     assert report.ok, report.failure
+
+
+def test_a_scanned_run_verifies_and_accuses_nobody_who_is_honest(config: Config, tmp_path: Path):
+    train(with_rule(config, scan=True), str(tmp_path / "run"), quiet)
+    assert [event.body["reason"] for event in events_of(tmp_path / "run", "REFUSED")] == []
+    report = verify_run(tmp_path / "run")
+    assert report.ok, report.failure

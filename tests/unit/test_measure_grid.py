@@ -73,8 +73,16 @@ def test_own_ranks_and_deepspeed_cannot_be_measured():
     config = Config()
     config.model.lora.ranks = {"a": 4}
     with pytest.raises(UsageError, match=r"model\.lora\.ranks"):
-        check_measurable(config)
+        check_measurable(config, "federated")
     config = Config()
     config.training.engine = "deepspeed"
     with pytest.raises(UsageError, match="engine torch"):
-        check_measurable(config)
+        check_measurable(config, "federated")
+
+
+def test_a_rule_is_measured_in_federations_and_refused_for_merges():
+    config = Config()
+    config.trust.rule = "norm_bound"
+    check_measurable(config, "federated")
+    with pytest.raises(UsageError, match=r"trust\.rule=norm_bound with --mode merged.*use --mode federated"):
+        check_measurable(config, "merged")

@@ -84,3 +84,16 @@ def test_organizations_that_stand_in_a_column_are_counted_when_the_run_begins():
     check_cohorts(config, {"all": ["a", "b", "c"]})
     with pytest.raises(UsageError, match="needs 3 organizations in a cohort, and cohort all has 2"):
         check_cohorts(config, {"all": ["a", "b"]})
+
+
+def test_a_scan_needs_classes_single_updates_and_enough_of_them():
+    assert "use model.task=classification" in refusal(config_of(scan=True))
+    config = config_of(scan=True)
+    config.model.task, config.model.labels = "classification", ["no", "yes"]
+    check(config)
+    config.data.split_into = 3
+    assert "compares 4 updates at least, and the federation has 3 organizations" in refusal(config)
+    config.data.split_into, config.training.engine = 8, "deepspeed"
+    assert "use training.engine=torch" in refusal(config)
+    config.training.engine, config.trust.secure_aggregation = "torch", True
+    assert "trust.scan=true with trust.secure_aggregation=true" in refusal(config)

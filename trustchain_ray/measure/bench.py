@@ -57,7 +57,7 @@ class Settings:
 def bench(config: Config, settings: Settings, store: Store, progress: Progress, workers: int = 0) -> Iterator["Bench"]:
     """Trainers on the cluster with everything set up; see :func:`measure`."""
     config = _pooled(config, max(1, workers))
-    check_measurable(config)
+    check_measurable(config, settings.mode)
     names = organization_names(config)
     source = choose_source(config, settings.validation)
     with cluster(config, len(names)):

@@ -142,13 +142,13 @@ def refuse_impossible(config: "Config", settings: "Settings") -> None:
     Raises
     ------
     UsageError
-        One organization, no validation records, own ranks, too many joint efforts.
+        One organization, no validation records, own ranks, a rule in the mode `merged`, too many joint efforts.
     """
     from trustchain_ray.data import organization_names
     from trustchain_ray.measure.grid import check_measurable, joint_efforts
     from trustchain_ray.measure.validation import choose_source
 
-    check_measurable(config)
+    check_measurable(config, settings.mode)
     choose_source(config, settings.validation)
     joint_efforts(organization_names(config), settings.efforts, settings.coalitions, config.run.key)
 

@@ -8,6 +8,7 @@ from fractions import Fraction
 from trustchain_ray.config import Config
 from trustchain_ray.errors import UsageError
 from trustchain_ray.keys import generator
+from trustchain_ray.robust.settings import MEAN
 
 MAX_POINTS = 20_000
 Efforts = tuple[Fraction, ...]  # one an organization, in the order of their names; 0 is out
@@ -113,17 +114,22 @@ def joint_efforts(names: Sequence[str], levels: Sequence[Fraction], coalitions: 
     return sorted(chosen)
 
 
-def check_measurable(config: Config) -> None:
+def check_measurable(config: Config, mode: str) -> None:
     """Refuse configurations whose points would not be comparable.
 
     Raises
     ------
     UsageError
-        Own ranks of organizations, or an engine that cannot swap adapters.
+        Own ranks of organizations, an engine that cannot swap adapters, or a rule on updates where there are none.
     """
     if config.model.lora.ranks:
         raise UsageError("model.lora.ranks: all organizations of a point train at one rank; leave own ranks out")
     if config.training.engine == "deepspeed":
         raise UsageError("training.engine=deepspeed: measure swaps adapters in one process; use engine torch")
+    if mode == "merged" and config.trust.rule != MEAN:
+        raise UsageError(
+            f"trust.rule={config.trust.rule} with --mode merged: organizations that train alone are merged by the "
+            "plain mean, and the rule would have nothing to work on; use --mode federated, or trust.rule=mean"
+        )
 
 

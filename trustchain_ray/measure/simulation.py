@@ -22,6 +22,7 @@ from trustchain_ray.initial import fresh_adapter
 from trustchain_ray.keys import derive
 from trustchain_ray.merge import LIMIT
 from trustchain_ray.rates import learning_rates
+from trustchain_ray.robust.merging import merge_updates
 from trustchain_ray.sampling import plan, sampling_rate
 from trustchain_ray.worker import Packed, Trained, Worker
 
@@ -82,22 +83,20 @@ class Simulation:
         for number in range(1, federation.rounds + 1):
             losses.clear()
             for cohort, names in cohorts.items():
-                updates, weights = [], []
+                updates: dict[str, tuple[Tensors, int]] = {}
                 for name in names:
                     own = indices[name, cohort]
                     if not own:
                         continue
                     steps = int(federation.local_steps * efforts[name])
                     trained = self._train(number, name, cohort, states[cohort], plans[name, cohort], steps)
-                    updates.append(trained.update.tensors())
-                    weights.append((len(own) if federation.weights == "records" else 1) * steps)
+                    weight = (len(own) if federation.weights == "records" else 1) * steps
+                    updates[name] = trained.update.tensors(), weight
                     seconds[name] += trained.seconds
                     losses += trained.losses
                     costs.bytes += trained.update.buffer.nbytes
                     costs.records += trained.records
-                if updates:
-                    step, alpha = federation.server_step, self.config.model.lora.alpha
-                    states[cohort] = self.form.merge(states[cohort], updates, weights, step, alpha)
+                states[cohort] = merge_updates(self.config, states[cohort], updates).state
         costs.seconds, costs.slowest = sum(seconds.values()), max(seconds.values())
         costs.loss = sum(losses) / len(losses) if losses else 0.0
         return Coalition(states, {c: sum(len(indices[n, c]) for n in cohorts[c]) for c in cohorts}, costs)

@@ -17,6 +17,9 @@ BY_CONTRIBUTION = ("leave_one_out", "shapley")
 COUNTING = (TRIMMED_MEAN, MULTI_KRUM)
 """Rules that leave out as many as `trust.hostile` says: with 0 they are the plain mean."""
 
+FEWEST_SCANNED = 4
+"""Updates that a scan for triggers compares at least."""
+
 SHARED = ("one", "by_shard")
 """Values of `federation.cohorts` where every organization is in every cohort, so that the quorum holds for each."""
 
@@ -50,6 +53,8 @@ def problems(config: "Config", cohorts: Mapping[str, int]) -> Iterator[str]:
     cohorts
         Number of organizations by cohort.
     """
+    if config.trust.scan:
+        yield from _scan_problems(config, cohorts)
     rule, hostile, mixing = config.trust.rule, config.trust.hostile, config.trust.mixing
     form, quorum = config.model.lora.form, config.federation.quorum
     if rule == MEAN:
@@ -77,6 +82,29 @@ def problems(config: "Config", cohorts: Mapping[str, int]) -> Iterator[str]:
                 f"federation.quorum={quorum:g} lets a round go on with {least} of {members} organizations, and "
                 f"trust.rule={rule} needs {need} to stand trust.hostile={hostile}: set federation.quorum to "
                 f"{math.ceil(100 * need / members) / 100:g} or more"
+            )
+
+
+def _scan_problems(config: "Config", cohorts: Mapping[str, int]) -> Iterator[str]:
+    if config.model.task != "classification":
+        yield (
+            f"trust.scan=true with model.task={config.model.task}: a trigger is what moves any text into one class; "
+            "use model.task=classification, or trust.scan=false"
+        )
+    if config.model.lora.form not in ("ffa", "fedavg"):
+        yield (
+            f"trust.scan=true with model.lora.form={config.model.lora.form}: a single update is no change of the "
+            "cohort's adapter; use model.lora.form=ffa"
+        )
+    if config.training.engine == "deepspeed" or (config.training.engine == "auto" and config.resources.gpus_per_worker):
+        yield "trust.scan=true with the deepspeed engine: the scan needs the whole model; use training.engine=torch"
+    if config.trust.secure_aggregation:
+        yield "trust.scan=true with trust.secure_aggregation=true: nobody sees single updates; leave one of them out"
+    for cohort, members in cohorts.items():
+        if members < FEWEST_SCANNED:
+            yield (
+                f"trust.scan=true compares {FEWEST_SCANNED} updates at least, and {cohort} has {members} "
+                "organizations: use federation.cohorts=one or by_shard, or trust.scan=false"
             )
 
 
