@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,19 @@ def write(path: Path, result: dict[str, Any]) -> None:
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     path.write_text(json.dumps({"date": today, "machine": machine(), **result}, indent=2) + "\n", encoding="utf-8")
     print(f"written to {path}")
+
+
+def continued(options: argparse.Namespace, part: str) -> tuple[dict[str, Any], Callable[[], None]]:
+    """What the result file holds of one of its parts (nothing with `--fresh`), to be added to; and what writes it."""
+    held: dict[str, Any] = json.loads(options.out.read_text()) if options.out.exists() else {}
+    done: dict[str, Any] = {} if options.fresh else held.get(part, {})
+
+    def save() -> None:
+        """Write what is measured so far, beside the other parts as they are now."""
+        now = json.loads(options.out.read_text()) if options.out.exists() else {}
+        write(options.out, {**now, part: done})
+
+    return done, save
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:

@@ -26,7 +26,7 @@ from typing import Any
 
 import ray
 
-from benchmarks.common import parser, quiet, table, write
+from benchmarks.common import continued, parser, quiet, table
 from benchmarks.warm_pools import WarmPools
 from ledger.removal import ORGANIZATION, RECORD, SUBJECT
 from ledger.verify import verify_run
@@ -279,14 +279,7 @@ def main() -> None:
     arguments.add_argument("--tiny", action="store_true", help="so small that the figures mean nothing (tofu, dial)")
     arguments.add_argument("--fresh", action="store_true", help="measure everything again")
     options = arguments.parse_args()
-    result: dict[str, Any] = json.loads(options.out.read_text()) if options.out.exists() else {}
-    done: dict[str, Any] = {} if options.fresh else result.get(options.part, {})
-
-    def save() -> None:
-        """Write what is measured so far, beside the other parts."""
-        held = json.loads(options.out.read_text()) if options.out.exists() else {}
-        write(options.out, {**held, options.part: done})
-
+    done, save = continued(options, options.part)
     if options.part == "cost":  # of commands, each in a process of its own
         cost(done, save, options.repeats)
         print(cost_table(done))

@@ -7,10 +7,7 @@ Each figure is added to `benchmarks/results/privacy.json` as it is measured; wha
 again unless `--fresh` is given.
 """
 
-import json
-from typing import Any
-
-from benchmarks.common import parser, write
+from benchmarks.common import continued, parser
 
 
 def main() -> None:
@@ -19,14 +16,7 @@ def main() -> None:
     arguments.add_argument("--seeds", type=int, default=3, help="how many keys")
     arguments.add_argument("--fresh", action="store_true", help="measure everything again")
     options = arguments.parse_args()
-    result: dict[str, Any] = json.loads(options.out.read_text()) if options.out.exists() else {}
-    done: dict[str, Any] = {} if options.fresh else result.get(options.part, {})
-
-    def save() -> None:
-        """Write what is measured so far, beside the other part."""
-        held = json.loads(options.out.read_text()) if options.out.exists() else {}
-        write(options.out, {**held, options.part: done})
-
+    done, save = continued(options, options.part)
     if options.part == "utility":
         from benchmarks.privacy_utility import utility_part, utility_tables
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import ray
 
-from benchmarks.common import parser, table, write
+from benchmarks.common import continued, parser, quiet, table
 from benchmarks.privacy_audit_runs import RemoteAuditPool, write_records
 from trustchain_ray import pool
 from trustchain_ray.config import Config
@@ -37,10 +37,6 @@ KINDS = {
     "noise left out, account 1": ["privacy.dp=record", "privacy.epsilon=1"],
 }
 BROKEN = "noise left out, account 1"
-
-
-def quiet(line: str) -> None:
-    """No progress."""
 
 
 def audit_part(done: dict[str, Any], save: Callable[[], None], seeds: int) -> None:
@@ -138,9 +134,8 @@ def main() -> None:
     arguments.add_argument("--seeds", type=int, default=20, help="keys")
     arguments.add_argument("--fresh", action="store_true", help="measure everything again")
     options = arguments.parse_args()
-    held: dict[str, Any] = json.loads(options.out.read_text()) if options.out.exists() else {}
-    done: dict[str, Any] = {} if options.fresh else held.get("audit", {})
-    audit_part(done, lambda: write(options.out, {"audit": done}), options.seeds)
+    done, save = continued(options, "audit")
+    audit_part(done, save, options.seeds)
     print(audit_table(done))
 
 
