@@ -18,14 +18,15 @@ from trustchain_ray.errors import UsageError
 from trustchain_ray.privacy.plan import plan
 from trustchain_ray.train import train
 
-CONFIGS = [str(Path(__file__).parents[1] / "configs" / name) for name in ("sentiment.yaml", "sentiment_private.yaml")]
-CURVE = (200, 500, 1000, 2000)  # records of an organization, besides those of the shipped configuration
+HERE = Path(__file__).parent
+CONFIGS = [str(HERE.parent / "configs" / "sentiment.yaml"), str(HERE / "sentiment_private.yaml")]
+CURVE = (200, 500, 1000, 2000)  # records of an organization, besides those of the private setting
 NONE = "none"
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A form of the adapter under a budget; all else is the shipped configuration."""
+    """A form of the adapter under a budget; all else is the private setting."""
 
     form: str
     dp: str
