@@ -295,7 +295,7 @@ def main() -> None:
     with ExitStack() as stack:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         ray.init(
-            address="local", num_cpus=8, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1"
+            address="local", num_cpus=64, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1"
         )
         stack.callback(ray.shutdown)
         if options.part == "exactness":
