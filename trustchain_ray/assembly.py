@@ -142,7 +142,8 @@ class Assembly:
     def set_terms(self, shapes: dict[str, tuple[int, ...]]) -> None:
         """Terms of the records as they are now; organizations read them with the next call."""
         rates = {n: {c: self.rate_of(n, c) for c in counts} for n, counts in self.counts.items()}
-        documents = {n: self.run.read_json(f"identities/{n}.json") for n in self.registrations}
+        asked = self.registrations if self.config.trust.secure_aggregation else ()  # whose members pin keys
+        documents = {n: self.run.read_json(f"identities/{n}.json") for n in asked}
         self.terms = Terms(
             run=self.id,
             rates=rates,
