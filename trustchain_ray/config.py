@@ -71,6 +71,7 @@ class ModelConfig:
     labels: list[str] = _f([], "Label set of a classification, in the order of the class indices.")
     dtype: str = _f("float32", "Type of the frozen base: float32 | bfloat16. LoRA tensors are float32.")
     max_length: int = _f(128, "Longest row in tokens; longer texts are cut.")
+    pooling: str = _f("own", "What a classification head reads: own (as the base has it) | mean (of all tokens).")
     made: MadeModelConfig = _f(MadeModelConfig, "A model made from a config, for tests and laptops.")
     lora: LoraConfig = _f(LoraConfig, "The adapter.")
 
@@ -263,6 +264,7 @@ class Config:
 CHOICES = {
     "model.task": ("causal", "classification"),
     "model.dtype": ("float32", "bfloat16"),
+    "model.pooling": ("own", "mean"),
     "model.lora.form": ("ffa", "fedavg", "flora", "svd"),
     "data.split": ("column", "sources", "dirichlet", "subject"),
     "data.bad_rows": ("refuse", "skip"),
@@ -451,6 +453,8 @@ def _inconsistencies(c: Config) -> Iterator[str]:
             yield f"federation.groups.{name}: an empty group; name its organizations, or take it out"
     if c.model.task == "classification" and len(c.model.labels) < 2:
         yield "model.labels: a classification needs at least two labels"
+    if c.model.pooling == "mean" and c.model.task != "classification":
+        yield "model.pooling=mean: only a classification has a head that reads a pooled text; leave it own"
     for name, source in c.data.organizations.items():
         unknown = [label for label in source.labels if label not in c.model.labels]
         if unknown:

@@ -27,6 +27,7 @@ from trustchain_ray.config import Config
 from trustchain_ray.data import Record
 from trustchain_ray.errors import TrustChainError
 from trustchain_ray.keys import generator, torch_seed
+from trustchain_ray.pooling import pool_by_mean
 from trustchain_ray.rows import collate, encode
 
 BaseFiles = dict[str, bytes]
@@ -115,6 +116,8 @@ def load_model(config: Config, base: str, device: str) -> Any:
         torch.manual_seed(torch_seed(config.run.key, "head"))
         settings = _without_dropout(_from_pretrained(AutoConfig, base, **options))
         model = _from_pretrained(loader, base, config=settings, dtype=DTYPES[config.model.dtype])
+    if config.model.pooling == "mean":
+        pool_by_mean(model)
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0

@@ -11,6 +11,11 @@ from trustchain_ray.adapter import LORA_A, LORA_B, Tensors, layers, save_tensors
 from trustchain_ray.config import Config
 from trustchain_ray.run_directory import RunDirectory, explain_writes
 
+MEAN = (
+    "from trustchain_ray.pooling import pool_by_mean\n\n"
+    "pool_by_mean(base_model)  # its head reads the mean of all tokens, not the first one\n"
+)
+
 
 def publish(config: Config, run: RunDirectory, tensors: Tensors, scale: float, form: str) -> dict[str, Any]:
     """Write `model/` so that ``PeftModel.from_pretrained(base, run/model)`` gives this model.
@@ -77,6 +82,6 @@ def _card(config: Config, form: str) -> str:
     return (
         f"# {config.run.name}\n\nA LoRA adapter (form `{form}`) trained by a federation of organizations; "
         f"the log of the run says from what.\n{audit}{labels}\n"
-        "```python\nfrom peft import PeftModel\n"
+        f"```python\nfrom peft import PeftModel\n{MEAN if config.model.pooling == 'mean' else ''}"
         "model = PeftModel.from_pretrained(base_model, this_folder)\n```\n"
     )

@@ -96,3 +96,11 @@ def test_the_card_names_the_labels_in_order(run: RunDirectory, config: Config, a
     card = (run.path / "model" / "README.md").read_text()
     assert "bad, good" in card
     assert "`ffa`" in card
+
+
+def test_the_card_says_that_the_head_reads_a_mean(run: RunDirectory, config: Config, adapter_of: AdapterOf):
+    publish(config, run, adapter_of(0), 1.0, "ffa")
+    assert "pool_by_mean" not in (run.path / "model" / "README.md").read_text()
+    config.model.pooling = "mean"
+    publish(config, run, adapter_of(0), 1.0, "ffa")
+    assert "\npool_by_mean(base_model)" in (run.path / "model" / "README.md").read_text()
