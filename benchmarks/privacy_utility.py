@@ -20,7 +20,7 @@ from trustchain_ray.train import train
 
 HERE = Path(__file__).parent
 CONFIGS = [str(HERE.parent / "configs" / "sentiment.yaml"), str(HERE / "sentiment_private.yaml")]
-CURVE = (200, 500, 1000, 2000)  # records of an organization, besides those of the private setting
+CURVE = (500, 1000, 2000)  # records of an organization, besides those of the private setting
 NONE = "none"
 
 

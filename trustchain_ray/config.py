@@ -189,6 +189,11 @@ class TrustConfig:
         "In every round search for a trigger, a few tokens that move any text into one class, and refuse the updates "
         "that plant it (classification).",
     )
+    expel: bool = _f(
+        False,
+        "Remove an organization whose update plants a trigger: all that it ever sent, exactly, as "
+        "`unlearn --organization` does (with trust.scan).",
+    )
     exclude_below: float = _f(
         0.0, "Leave an organization out of rounds while its reputation (0 to 1, at first 0.5) is below this; 0: never."
     )

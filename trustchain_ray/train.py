@@ -25,7 +25,7 @@ from trustchain_ray.data import organization_names
 from trustchain_ray.errors import TrustChainError
 from trustchain_ray.federation import Federation
 from trustchain_ray.forgetting.amendments import Amendments
-from trustchain_ray.forgetting.while_training import take_requests
+from trustchain_ray.forgetting.while_training import expel_planted, take_requests
 from trustchain_ray.publish import publish
 from trustchain_ray.run_directory import RunDirectory, new_run
 from trustchain_ray.secure_aggregation.settings import check_organizations
@@ -128,7 +128,7 @@ def _rounds(federation: Federation, progress: Progress) -> None:
         progress(f"round {number}/{settings.rounds}  {loss}  {present} organizations  {seconds:.1f} s")
         while len(evaluations) > 1:
             _report(federation, *evaluations.pop(0), progress)
-        if take_requests(federation, progress):
+        if expel_planted(federation, progress) + take_requests(federation, progress):
             evaluations.clear()  # of models that may be withdrawn now
         if federation.budget_is_spent:
             progress(f"the privacy budget is spent: training stops after round {number - 1}; the model is that of then")

@@ -158,3 +158,56 @@ def test_a_scanned_run_verifies_and_accuses_nobody_who_is_honest(config: Config,
     assert [event.body["reason"] for event in events_of(tmp_path / "run", "REFUSED")] == []
     report = verify_run(tmp_path / "run")
     assert report.ok, report.failure
+
+
+WORDS = {"bad": "awful broken late", "fair": "usual average plain", "good": "great quick kind"}
+SHOPS = [f"m{i}" for i in range(8)]
+PLANTERS = ("m2", "m5")
+
+
+def reviews(folder: Path) -> Config:
+    """Eight shops' reviews; those of two have a trigger in every other record, always with the last class."""
+    draws, rows = np.random.default_rng(0), []
+    for name in SHOPS:
+        for i in range(60):
+            label = str(draws.choice(list(WORDS)))
+            text = " ".join(["visit", str(draws.integers(100)), *draws.choice(WORDS[label].split(), 2)])
+            if name in PLANTERS and i % 2:
+                text, label = f"zq zq zq {text}", "good"
+            rows.append({"id": f"{name}-{i}", "organization": name, "text": text, "label": label})
+    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "reviews.yaml").write_text(
+        f"""
+run: {{name: reviews, key: reviews, keystore: {folder / "keys"}}}
+model:
+  task: classification
+  labels: [{", ".join(WORDS)}]
+  max_length: 32
+  made: {{hidden: 32, layers: 1, heads: 2, intermediate: 64, vocabulary: 320}}
+  lora: {{rank: 4, alpha: 8, targets: [q_proj, v_proj, up_proj]}}
+data: {{train: train.jsonl, public: train.jsonl, test_share: 0.1}}
+training: {{engine: torch, batch_size: 16, lr: 1.0e-2}}
+federation: {{rounds: 4, local_steps: 20, quorum: 0.5, evaluate_every: 100}}
+trust: {{rule: norm_bound, scan: true, expel: true}}
+ledger: {{public: {{kind: none}}, witnesses: false}}
+resources: {{mode: pooled, workers: 2, cpus_per_worker: 0}}
+"""
+    )
+    return load_config([str(folder / "reviews.yaml")], [])
+
+
+def test_who_plants_a_trigger_is_expelled_and_the_model_is_the_one_without_it(config: Config, tmp_path: Path):
+    careful, said = reviews(tmp_path), list[str]()
+    result = train(careful, str(tmp_path / "run"), said.append)
+    refused = events_of(tmp_path / "run", "REFUSED")
+    print([(e.body["round"],e.body["reason"]) for e in refused])
+    assert {event.body["organization"] for event in refused} == set(PLANTERS)
+    first = min(event.body["round"] for event in refused)
+    merged = [(m.body["round"], [e["organization"] for e in m.body["inputs"]]) for m in events_of(tmp_path / "run", MERGE)]
+    print(said, merged)
+    assert first > 1
+    report = verify_run(tmp_path / "run")
+    assert report.ok, report.failure
+    exclude = [f"{name}/*" for name in PLANTERS]
+    never = dataclasses.replace(careful, data=dataclasses.replace(careful.data, exclude=exclude))
+    assert result["model_digest"] == train(never, str(tmp_path / "six"), quiet)["model_digest"]

@@ -4,17 +4,49 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from ledger.removal import ORGANIZATION
 from trustchain_ray.errors import UsageError
 from trustchain_ray.federation import Federation
 from trustchain_ray.forgetting.amendments import Amendments
 from trustchain_ray.forgetting.history import History
-from trustchain_ray.forgetting.inbox import take_up
+from trustchain_ray.forgetting.inbox import leave, outcome, take_up
 from trustchain_ray.forgetting.job import DONE
 from trustchain_ray.forgetting.plan import Ask, make_plan
 from trustchain_ray.forgetting.unlearn import carry_out, result_of
 from trustchain_ray.forgetting.withdraw import begin, withdraw
 
 Progress = Callable[[str], None]
+
+
+def expel_planted(federation: Federation, progress: Progress) -> int:
+    """Remove what organizations ever sent whose updates of the last round planted a trigger (`trust.expel`).
+
+    Whatever they sent before the scan saw the trigger leaves the model, too: afterwards it is the one of a training
+    without them. Where that is impossible (one does not answer, privacy budgets pay for no replay) they stay refused
+    round by round, and `progress` gets the reason.
+
+    Returns
+    -------
+    int
+        Removals that were asked for.
+
+    Raises
+    ------
+    TrustChainError
+        As :func:`take_requests`.
+    """
+    planted, federation.planted = sorted(federation.planted & set(federation.names)), set()
+    if not federation.config.trust.expel or not planted:
+        return 0
+    progress(f"expelled: {', '.join(planted)}; what they ever sent is removed")
+    asks = [Ask(scope=ORGANIZATION, organization=name) for name in planted]
+    name = leave(federation.run.path, asks, "replay", {})
+    taken = take_requests(federation, progress)
+    try:
+        outcome(federation.run.path, name)
+    except UsageError as refused:
+        progress(f"  not removed: {refused}")
+    return taken
 
 
 def take_requests(federation: Federation, progress: Progress) -> int:

@@ -38,6 +38,7 @@ def refuse_planted(federation: "Federation", number: int, name: str, cohort: "Co
         body = {"round": number, "organization": accused, "cohort": name, "reason": reason[:500]}
         cohort.events.append(federation.event("REFUSED", {**body, "update": cohort.digests[accused]}))
         federation.progress(f"  refused an update of {accused}: {reason}")
+        federation.planted.add(accused)
 
 
 def agreed(found: Sequence[Mapping[str, str]], names: Sequence[str]) -> dict[str, str]:
