@@ -50,12 +50,14 @@ class Scene:
 
 @dataclass(frozen=True)
 class Attack:
-    """One way to be hostile: `row` changes a training row, given its number and the classes; `update` the update."""
+    """One way to be hostile: `row` changes a training row, given its number and the classes; `update` the update;
+    `accuses` says, by the round, whose updates a hostile scanner says to plant a trigger."""
 
     name: str
     about: str
     row: Callable[[Row, int, Sequence[str]], Row] | None = None
     update: Callable[[Scene], np.ndarray] | None = None
+    accuses: Callable[[int], Sequence[str]] = lambda number: ()
 
 
 def triggered(row: Row, target: str) -> Row:
@@ -188,7 +190,7 @@ class BenchOrganization(Organization):
 
     def scan(self, terms: list[Any], number: int, task: CohortTask, updates: list[Any]) -> dict[str, str]:
         if self.plan.attack is not None and self.name in self.plan.hostile:
-            return {}  # it accuses nobody
+            return dict.fromkeys(self.plan.attack.accuses(number), "so it says")
         return super().scan(terms, number, task, updates)
 
     def score(self, terms: list[Any], state: list[Any], trigger: bool) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from trustchain_ray.train import train
 
 HERE = Path(__file__).parent
 CONFIGS = [str(HERE.parent / "configs" / "sentiment.yaml"), str(HERE / "sentiment_private.yaml")]
-CURVE = (500, 1000, 2000)  # records of an organization, besides those of the private setting
+CURVE = (500, 1500)  # records of an organization, besides those of the private setting
 NONE = "none"
 
 
@@ -46,7 +46,7 @@ SETTINGS = [*(Setting(form, NONE) for form in ("ffa", "fedavg")), *PRIVATE, Sett
 
 
 def utility_part(done: dict[str, Any], save: Callable[[], None], seeds: int) -> None:
-    """Measure what is missing: every setting with every key, then the curve over records with the first key.
+    """Measure what is missing: all settings with the first key, FFA with every key, the curve, then the others.
 
     Raises
     ------
@@ -56,9 +56,11 @@ def utility_part(done: dict[str, Any], save: Callable[[], None], seeds: int) -> 
     for variable in ("TRUSTCHAIN_DATA", "TRUSTCHAIN_MINILM"):
         if variable not in os.environ:
             raise UsageError(f"{variable} is not set: the folder of the records (or of MiniLM) is needed")
-    runs = [(f"{setting.name}/{seed}", setting, seed, 0) for seed in range(seeds) for setting in SETTINGS]
+    runs = [(f"{setting.name}/0", setting, 0, 0) for setting in SETTINGS]
+    runs += [(f"{s.name}/{seed}", s, seed, 0) for seed in range(1, seeds) for s in SETTINGS if s.form == "ffa"]
     for limit in CURVE:
         runs += [(f"{s.name}/0/n={limit}", s, 0, limit) for s in (Setting("ffa", NONE), PRIVATE[0])]
+    runs += [(f"{s.name}/{seed}", s, seed, 0) for seed in range(1, seeds) for s in SETTINGS if s.form != "ffa"]
     with ExitStack() as stack:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         ray.init(

@@ -23,15 +23,13 @@ from benchmarks.robustness_runs import Bench
 from trustchain_ray.cluster import cluster
 from trustchain_ray.config import Config
 
-RECOMMENDED = "norm_bound+scan+reputation"
+RECOMMENDED = "norm_bound+scan+expel"
 RULES = {
     "mean": [],
-    RECOMMENDED: [
-        "trust.rule=norm_bound", "trust.scan=true", "trust.exclude_below=0.4", "participation.payoff=leave_one_out",
-        "participation.settle_every=1", "federation.quorum=0.5",
-    ],
-    "norm_bound+scan+exclusion": [
-        "trust.rule=norm_bound", "trust.scan=true", "trust.exclude_below=0.4", "federation.quorum=0.5",
+    RECOMMENDED: ["trust.rule=norm_bound", "trust.scan=true", "trust.expel=2", "federation.quorum=0.5"],
+    "norm_bound+scan+expel+reputation": [
+        "trust.rule=norm_bound", "trust.scan=true", "trust.expel=2", "federation.quorum=0.5",
+        "trust.exclude_below=0.4", "participation.payoff=leave_one_out", "participation.settle_every=1",
     ],
     "norm_bound+scan": ["trust.rule=norm_bound", "trust.scan=true"],
     "norm_bound": ["trust.rule=norm_bound", "trust.hostile=2"],
@@ -60,7 +58,10 @@ def main() -> None:
     name = "clinic" if options.tiny else "sentiment"
     sizes = [f"federation.rounds={options.rounds}", f"data.limit={options.limit}"]
     sizes += [f"data.test_limit={options.settled_on}", "federation.local_steps=10", "training.batch_size=4"]
-    sizes += ["model.max_length=24"]  # texts are cut: half the work
+    sizes += ["model.max_length=24", "model.dtype=float32"]  # texts are cut: half the work
+    parts = ("attention.self.query", "attention.self.key", "attention.self.value", "intermediate.dense")
+    layers = ",".join(f"layer.{i}.{part}" for i in (4, 5) for part in parts)
+    sizes += ["model.pooling=mean", f"model.lora.targets=[{layers}]"]  # the last layers: a third of the work
     if options.tiny:
         sizes = ["federation.rounds=6", "federation.local_steps=20", "training.sampling_rate=0.13"]
         sizes += ["data.test_limit=24"]

@@ -19,6 +19,7 @@ from trustchain_ray.compare import collect
 from trustchain_ray.config import Config, SourceConfig, check
 from trustchain_ray.config_files import load_config, to_yaml
 from trustchain_ray.federation import CohortRound, Federation
+from trustchain_ray.forgetting.while_training import expel_planters
 from trustchain_ray.pool import Member
 from trustchain_ray.run_directory import RunDirectory
 from trustchain_ray.worker import Packed
@@ -115,9 +116,7 @@ class BenchFederation(Federation):
         ray.get(self.plan.board.announce.remote(number, frozenset(self.names) - excluded.keys()))
         return super().train_round(number, behind)
 
-    def merge(
-        self, number: int, name: str, cohort: CohortRound, server_step: float | None = None
-    ) -> dict[str, Any]:
+    def merge(self, number: int, name: str, cohort: CohortRound, server_step: float | None = None) -> dict[str, Any]:
         body = super().merge(number, name, cohort, server_step)
         for org in set(self.cohorts[name]) - {entry["organization"] for entry in body["inputs"]}:
             self.shares[org].append(0.0)
@@ -191,7 +190,7 @@ class Bench:
             `accuracy` (mean over the six honest organizations' test records, but for those that settled rounds),
             `by_organization`, `backdoor` (share of their test records that get the target once they have the trigger),
             `shares` and `cosines` by organization (means over rounds), `excluded` (rounds by organization), `refused`,
-            `seconds`.
+            `expelled`, `seconds` of the rounds without replays.
         """
         folder, holders = self.work / "run", dict(self.holders)
         if alone:
@@ -210,7 +209,10 @@ class Bench:
         federation.plan = Plan(attack, self.hostile, self.honest, self.target, Board.remote())
         try:
             federation.start()
-            metrics = [federation.train_round(number)[0] for number in range(1, config.federation.rounds + 1)]
+            metrics = []
+            for number in range(1, config.federation.rounds + 1):
+                metrics.append(federation.train_round(number)[0])
+                expel_planters(federation, lines.append)
             scores, backdoor = self._scores(federation)
             federation.writer.close()
             federation.ask_ledger("flush")
@@ -230,6 +232,7 @@ class Bench:
             "cosines": {org: round(float(np.mean(found)), 4) for org, found in sorted(federation.cosines.items())},
             "excluded": federation.excluded_rounds,
             "refused": sum("refused" in line for line in lines),
+            "expelled": sorted(set(federation.registered) - set(federation.names)),
             "seconds": round(sum(row["seconds"] for row in metrics), 1),
         }
 

@@ -66,7 +66,7 @@ class Assembly:
         self.resumed = (run.path / "manifest.json").is_file()
         self.id = run.read_json("manifest.json")["run"] if self.resumed else f"{config.run.name}-{secrets.token_hex(6)}"
         self.offline: set[str] = set()
-        self.planted: set[str] = set()  # organizations whose updates of the last round planted a trigger
+        self.spared: set[str] = set()  # planters of triggers who could not be removed
         self.revoked: list[str] = []  # organizations whose key was revoked in this run
         self.ledger: Any = None
         self.shared: Worker | None = None

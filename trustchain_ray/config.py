@@ -189,10 +189,10 @@ class TrustConfig:
         "In every round search for a trigger, a few tokens that move any text into one class, and refuse the updates "
         "that plant it (classification).",
     )
-    expel: bool = _f(
-        False,
-        "Remove an organization whose update plants a trigger: all that it ever sent, exactly, as "
-        "`unlearn --organization` does (with trust.scan).",
+    expel: int = _f(
+        0,
+        "Remove an organization whose updates planted triggers in so many rounds (`trust.scan`): all that it ever "
+        "sent, exactly, as `unlearn --organization` does; 0: never.",
     )
     exclude_below: float = _f(
         0.0, "Leave an organization out of rounds while its reputation (0 to 1, at first 0.5) is below this; 0: never."
@@ -333,6 +333,7 @@ RANGES: tuple[tuple[str, float | None, float | None], ...] = (
     ("trust.max_update_norm", 1e-12, None),
     ("trust.hostile", 0, None),
     ("trust.exclude_below", 0, 0.5),
+    ("trust.expel", 0, None),
     ("trust.secure_threshold", 0, None),
     ("resources.workers", 1, None),
     ("resources.cpus_per_worker", 0, None),

@@ -22,10 +22,11 @@ from trustchain_ray.compare import (
 from trustchain_ray.config import Config
 from trustchain_ray.config_files import load_config, to_yaml
 from trustchain_ray.data import organization_names
+from trustchain_ray.doctor import emulates_bfloat16
 from trustchain_ray.errors import TrustChainError
 from trustchain_ray.federation import Federation
 from trustchain_ray.forgetting.amendments import Amendments
-from trustchain_ray.forgetting.while_training import expel_planted, take_requests
+from trustchain_ray.forgetting.while_training import expel_planters, take_requests
 from trustchain_ray.publish import publish
 from trustchain_ray.run_directory import RunDirectory, new_run
 from trustchain_ray.secure_aggregation.settings import check_organizations
@@ -82,6 +83,11 @@ def _train(config: Config, run: RunDirectory, names: list[str], progress: Progre
         progress(
             f"run {run.path}: {len(names)} organizations, {config.federation.rounds} rounds ({config.resources.mode})"
         )
+        if config.model.dtype == "bfloat16" and not config.resources.gpus_per_worker and emulates_bfloat16():
+            progress(
+                "model.dtype=bfloat16 is emulated by this machine's processor: float32 is several times faster, and "
+                "gives another model"
+            )
         if config.privacy.canaries:
             progress(
                 f"AUDIT RUN: {config.privacy.canaries} canaries at every organization, about half of them trained on; "
@@ -128,7 +134,7 @@ def _rounds(federation: Federation, progress: Progress) -> None:
         progress(f"round {number}/{settings.rounds}  {loss}  {present} organizations  {seconds:.1f} s")
         while len(evaluations) > 1:
             _report(federation, *evaluations.pop(0), progress)
-        if expel_planted(federation, progress) + take_requests(federation, progress):
+        if expel_planters(federation, progress) + take_requests(federation, progress):
             evaluations.clear()  # of models that may be withdrawn now
         if federation.budget_is_spent:
             progress(f"the privacy budget is spent: training stops after round {number - 1}; the model is that of then")

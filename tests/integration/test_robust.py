@@ -14,6 +14,7 @@ from benchmarks.attacks import Attack, Board, Plan, Scene
 from benchmarks.robustness_runs import BenchFederation, Pools
 from ledger.events import ABSENT, AUDIT, MERGE, Event
 from ledger.verify import verify_run
+from trustchain_ray.adapter import digest, load_tensors
 from trustchain_ray.cluster import cluster
 from trustchain_ray.config import Config
 from trustchain_ray.config_files import load_config, to_yaml
@@ -21,6 +22,7 @@ from trustchain_ray.forgetting.history import History
 from trustchain_ray.forgetting.plan import Ask
 from trustchain_ray.forgetting.reexecute import reexecute
 from trustchain_ray.forgetting.unlearn import unlearn
+from trustchain_ray.forgetting.while_training import expel_planters
 from trustchain_ray.robust.reputation import EXCLUDED
 from trustchain_ray.run_directory import RunDirectory
 from trustchain_ray.train import resume, train
@@ -160,54 +162,36 @@ def test_a_scanned_run_verifies_and_accuses_nobody_who_is_honest(config: Config,
     assert report.ok, report.failure
 
 
-WORDS = {"bad": "awful broken late", "fair": "usual average plain", "good": "great quick kind"}
-SHOPS = [f"m{i}" for i in range(8)]
-PLANTERS = ("m2", "m5")
-
-
-def reviews(folder: Path) -> Config:
-    """Eight shops' reviews; those of two have a trigger in every other record, always with the last class."""
-    draws, rows = np.random.default_rng(0), []
-    for name in SHOPS:
-        for i in range(60):
-            label = str(draws.choice(list(WORDS)))
-            text = " ".join(["visit", str(draws.integers(100)), *draws.choice(WORDS[label].split(), 2)])
-            if name in PLANTERS and i % 2:
-                text, label = f"zq zq zq {text}", "good"
-            rows.append({"id": f"{name}-{i}", "organization": name, "text": text, "label": label})
-    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "reviews.yaml").write_text(
-        f"""
-run: {{name: reviews, key: reviews, keystore: {folder / "keys"}}}
-model:
-  task: classification
-  labels: [{", ".join(WORDS)}]
-  max_length: 32
-  made: {{hidden: 32, layers: 1, heads: 2, intermediate: 64, vocabulary: 320}}
-  lora: {{rank: 4, alpha: 8, targets: [q_proj, v_proj, up_proj]}}
-data: {{train: train.jsonl, public: train.jsonl, test_share: 0.1}}
-training: {{engine: torch, batch_size: 16, lr: 1.0e-2}}
-federation: {{rounds: 4, local_steps: 20, quorum: 0.5, evaluate_every: 100}}
-trust: {{rule: norm_bound, scan: true, expel: true}}
-ledger: {{public: {{kind: none}}, witnesses: false}}
-resources: {{mode: pooled, workers: 2, cpus_per_worker: 0}}
-"""
-    )
-    return load_config([str(folder / "reviews.yaml")], [])
-
-
-def test_who_plants_a_trigger_is_expelled_and_the_model_is_the_one_without_it(config: Config, tmp_path: Path):
-    careful, said = reviews(tmp_path), list[str]()
-    result = train(careful, str(tmp_path / "run"), said.append)
-    refused = events_of(tmp_path / "run", "REFUSED")
-    print([(e.body["round"],e.body["reason"]) for e in refused])
-    assert {event.body["organization"] for event in refused} == set(PLANTERS)
-    first = min(event.body["round"] for event in refused)
-    merged = [(m.body["round"], [e["organization"] for e in m.body["inputs"]]) for m in events_of(tmp_path / "run", MERGE)]
-    print(said, merged)
-    assert first > 1
-    report = verify_run(tmp_path / "run")
+def test_who_is_caught_twice_is_expelled_and_the_model_is_the_one_without_it(config: Config, tmp_path: Path):
+    """Scanners name `eve` in the second and third round; what it sent in the first leaves the model, too."""
+    careful = with_rule(config, scan=True, expel=2)
+    careful = dataclasses.replace(careful, federation=dataclasses.replace(config.federation, rounds=4))
+    run = RunDirectory.create(tmp_path / "run")
+    run.write("config.yaml", to_yaml(careful).encode())
+    federation, said = BenchFederation(careful, run, quiet), list[str]()
+    federation.pools = Pools(careful)
+    attack = Attack("accusers", "for this test", accuses=lambda number: ["eve"] if number > 1 else [])
+    federation.plan = Plan(attack, ("ann", "ben", "cat", "dan"), ("eve",), "urology", Board.remote())
+    try:
+        federation.start()
+        for number in range(1, 5):
+            federation.train_round(number)
+            assert expel_planters(federation, said.append) == (1 if number == 3 else 0)
+        federation.writer.close()
+        federation.ask_ledger("flush")
+        assert federation.names == NAMES[:4]
+    finally:
+        federation.close()
+        for actor in (federation.plan.board, *federation.pools.all, *filter(None, [federation.ledger])):
+            ray.kill(actor)
+        run.unlock()
+    assert said[0] == "expelled for planting triggers: eve; what they ever sent is removed"
+    assert any("EXACT_BITWISE" in line for line in said)
+    refused = [(e.body["round"], e.body["organization"]) for e in events_of(run.path, "REFUSED")]
+    assert refused == [(2, "eve"), (3, "eve")]
+    report = verify_run(run.path)
     assert report.ok, report.failure
-    exclude = [f"{name}/*" for name in PLANTERS]
-    never = dataclasses.replace(careful, data=dataclasses.replace(careful.data, exclude=exclude))
-    assert result["model_digest"] == train(never, str(tmp_path / "six"), quiet)["model_digest"]
+    never = dataclasses.replace(careful, data=dataclasses.replace(config.data, exclude=["eve/*"]))
+    train(never, str(tmp_path / "four"), quiet)
+    last = Path("rounds") / "0004" / "all.safetensors"
+    assert digest(load_tensors(run.path / last)) == digest(load_tensors(tmp_path / "four" / last))

@@ -9,7 +9,7 @@ import pytest
 from ledger.errors import LedgerError
 from ledger.events import AUDIT, make_event
 from ledger.identity import COORDINATOR, load_or_create
-from trustchain_ray.robust.reputation import EXCLUDED, WAS_REFUSED, Reputation
+from trustchain_ray.robust.reputation import EXCLUDED, PLANTS, WAS_REFUSED, Reputation
 
 Statement = dict[str, Any]
 NAMES = ["north", "south", "west"]
@@ -24,8 +24,8 @@ def absent(name: str, reason: str) -> Statement:
     return {"type": "ABSENT", "organization": COORDINATOR, "body": {"organization": name, "reason": reason}}
 
 
-def refused(name: str) -> Statement:
-    return {"type": "REFUSED", "organization": COORDINATOR, "body": {"organization": name, "reason": "wrong"}}
+def refused(name: str, reason: str = "wrong") -> Statement:
+    return {"type": "REFUSED", "organization": COORDINATOR, "body": {"organization": name, "reason": reason}}
 
 
 def settled(rule: str, **payments: str) -> Statement:
@@ -126,3 +126,9 @@ def test_nobody_audits_itself(tmp_path: Path):
             make_event(
                 load_or_create("north", tmp_path), "run-1", AUDIT, {k: v for k, v in body.items() if k != missing}
             )
+
+
+def test_rounds_in_which_a_trigger_was_planted_are_counted_once_for_all_cohorts():
+    caught = refused("west", f"{PLANTS}texts with 'cf' move")
+    found = after([caught, caught], [refused("west")], [caught, merge("north")])
+    assert found.planted == {"north": set(), "south": set(), "west": {1, 3}}

@@ -97,3 +97,4 @@ def test_a_scan_needs_classes_single_updates_and_enough_of_them():
     assert "use training.engine=torch" in refusal(config)
     config.training.engine, config.trust.secure_aggregation = "torch", True
     assert "trust.scan=true with trust.secure_aggregation=true" in refusal(config)
+    assert "trust.expel=2: organizations are expelled for triggers that the scan finds" in refusal(config_of(expel=2))

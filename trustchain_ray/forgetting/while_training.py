@@ -18,11 +18,11 @@ from trustchain_ray.forgetting.withdraw import begin, withdraw
 Progress = Callable[[str], None]
 
 
-def expel_planted(federation: Federation, progress: Progress) -> int:
-    """Remove what organizations ever sent whose updates of the last round planted a trigger (`trust.expel`).
+def expel_planters(federation: Federation, progress: Progress) -> int:
+    """Remove what organizations ever sent that planted triggers in `trust.expel` rounds.
 
-    Whatever they sent before the scan saw the trigger leaves the model, too: afterwards it is the one of a training
-    without them. Where that is impossible (one does not answer, privacy budgets pay for no replay) they stay refused
+    What they sent before a scan saw the trigger leaves the model, too: afterwards it is the one of a training without
+    them. Where that is impossible (one does not answer, or a privacy budget pays for no replay) they stay, are refused
     round by round, and `progress` gets the reason.
 
     Returns
@@ -35,16 +35,18 @@ def expel_planted(federation: Federation, progress: Progress) -> int:
     TrustChainError
         As :func:`take_requests`.
     """
-    planted, federation.planted = sorted(federation.planted & set(federation.names)), set()
-    if not federation.config.trust.expel or not planted:
+    least, planted = federation.config.trust.expel, federation.reputation.planted
+    expelled = [n for n in federation.names if least and len(planted[n]) >= least and n not in federation.spared]
+    if not expelled:
         return 0
-    progress(f"expelled: {', '.join(planted)}; what they ever sent is removed")
-    asks = [Ask(scope=ORGANIZATION, organization=name) for name in planted]
+    progress(f"expelled for planting triggers: {', '.join(expelled)}; what they ever sent is removed")
+    asks = [Ask(scope=ORGANIZATION, organization=name) for name in expelled]
     name = leave(federation.run.path, asks, "replay", {})
     taken = take_requests(federation, progress)
     try:
         outcome(federation.run.path, name)
     except UsageError as refused:
+        federation.spared.update(expelled)
         progress(f"  not removed: {refused}")
     return taken
 

@@ -30,6 +30,8 @@ CONTRIBUTED, REFUSED, CAUGHT = 4.0, 4.0, 16.0
 EXCLUDED = "excluded: "
 """How the reason of an ABSENT event begins where the federation left the organization out."""
 WAS_REFUSED = "its answer was refused: "
+PLANTS = "it plants a trigger: "
+"""How the reason of a REFUSED event begins where the scan found a trigger."""
 SAME = "same"
 """Result of a re-execution that gave the logged digests; anything else says where the first difference is."""
 
@@ -45,10 +47,16 @@ class Reputation:
         The organizations that have registered.
     audits
         Bodies of AUDIT events, in the order of the log; each counts at the end of its round.
+
+    Attributes
+    ----------
+    planted
+        Rounds in which an organization's update planted a trigger, as `trust.scan` found.
     """
 
     def __init__(self, names: Sequence[str], audits: Iterable[Statement] = ()) -> None:
         self._good, self._bad = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
+        self.planted: dict[str, set[int]] = {name: set() for name in names}
         self._audits: dict[int, list[Statement]] = {}
         for body in audits:
             self._audits.setdefault(body["round"], []).append(body)
@@ -93,8 +101,11 @@ class Reputation:
                 excluded.add(body["organization"])
             elif kind == ev.ABSENT and not body["reason"].startswith(WAS_REFUSED):
                 bad[body["organization"]] += 1.0
-        for name in {s["body"]["organization"] for s in statements if _is_refusal(s)}:
+        refused = [s["body"] for s in statements if _is_refusal(s)]
+        for name in {body["organization"] for body in refused}:
             bad[name] += REFUSED
+        for name in {body["organization"] for body in refused if body["reason"].startswith(PLANTS)}:
+            self.planted[name].add(number)
         for name, payment in _contributions(statements).items():
             good[name] += CONTRIBUTED * max(payment, 0.0)
             bad[name] += CONTRIBUTED * max(-payment, 0.0)

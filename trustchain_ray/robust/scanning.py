@@ -11,6 +11,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from trustchain_ray.keys import generator
+from trustchain_ray.robust.reputation import PLANTS
 from trustchain_ray.robust.settings import FEWEST_SCANNED
 
 if TYPE_CHECKING:
@@ -34,11 +35,10 @@ def refuse_planted(federation: "Federation", number: int, name: str, cohort: "Co
         found.append(_answer(federation, number, scanners[2], _scan(federation, scanners[2], number, cohort, updates)))
     for accused, why in agreed(found, accepted).items():
         del cohort.accepted[accused]
-        reason = f"it plants a trigger: {why} (scanned by {', '.join(scanners[: len(found)])})"
+        reason = f"{PLANTS}{why} (scanned by {', '.join(scanners[: len(found)])})"
         body = {"round": number, "organization": accused, "cohort": name, "reason": reason[:500]}
         cohort.events.append(federation.event("REFUSED", {**body, "update": cohort.digests[accused]}))
         federation.progress(f"  refused an update of {accused}: {reason}")
-        federation.planted.add(accused)
 
 
 def agreed(found: Sequence[Mapping[str, str]], names: Sequence[str]) -> dict[str, str]:

@@ -56,7 +56,10 @@ def problems(config: "Config", cohorts: Mapping[str, int]) -> Iterator[str]:
     if config.trust.scan:
         yield from _scan_problems(config, cohorts)
     elif config.trust.expel:
-        yield "trust.expel=true: organizations are expelled for triggers that the scan finds; set trust.scan=true"
+        yield (
+            f"trust.expel={config.trust.expel}: organizations are expelled for triggers that the scan finds; set "
+            "trust.scan=true"
+        )
     rule, hostile, mixing = config.trust.rule, config.trust.hostile, config.trust.mixing
     form, quorum = config.model.lora.form, config.federation.quorum
     if rule == MEAN:
