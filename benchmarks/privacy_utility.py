@@ -18,8 +18,7 @@ from trustchain_ray.errors import UsageError
 from trustchain_ray.privacy.plan import plan
 from trustchain_ray.train import train
 
-HERE = Path(__file__).parent
-CONFIGS = [str(HERE.parent / "configs" / "sentiment.yaml"), str(HERE / "sentiment_private.yaml")]
+CONFIGS = [str(Path(__file__).parents[1] / "configs" / f"{name}.yaml") for name in ("sentiment", "sentiment_private")]
 CURVE = (500, 1500)  # records of an organization, besides those of the private setting
 NONE = "none"
 

@@ -26,9 +26,9 @@ from trustchain_ray.config import Config
 RECOMMENDED = "norm_bound+scan+expel"
 RULES = {
     "mean": [],
-    RECOMMENDED: ["trust.rule=norm_bound", "trust.scan=true", "trust.expel=2", "federation.quorum=0.5"],
+    RECOMMENDED: ["trust.rule=norm_bound", "trust.scan=true", "trust.expel=1", "federation.quorum=0.5"],
     "norm_bound+scan+expel+reputation": [
-        "trust.rule=norm_bound", "trust.scan=true", "trust.expel=2", "federation.quorum=0.5",
+        "trust.rule=norm_bound", "trust.scan=true", "trust.expel=1", "federation.quorum=0.5",
         "trust.exclude_below=0.4", "participation.payoff=leave_one_out", "participation.settle_every=1",
     ],
     "norm_bound+scan": ["trust.rule=norm_bound", "trust.scan=true"],

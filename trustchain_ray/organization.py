@@ -212,7 +212,7 @@ class Organization(Serving):
         """Whose updates of a round plant a trigger, and which one (`trust.scan`)."""
         self._agree(terms)
         found: dict[str, str] = self.group.call(
-            "scan", value_of(task.state), ray.get(updates[0]), f"{number}/{task.cohort}"
+            "scan", self.name, value_of(task.state), ray.get(updates[0]), f"{number}/{task.cohort}"
         )
         return found
 

@@ -127,8 +127,9 @@ class Worker:
         self.engine.load(tensors.tensors(), self.config.model.lora.alpha, residual.tensors() if residual else None)
         return self.engine.evaluate(self.rows[owner, split])
 
-    def scan(self, state: Packed, updates: dict[str, np.ndarray], purpose: str) -> dict[str, str]:
-        """Organizations whose updates of a round plant a trigger; see :class:`trustchain_ray.robust.triggers.Scan`."""
+    def scan(self, owner: str, state: Packed, updates: dict[str, np.ndarray], purpose: str) -> dict[str, str]:
+        """Organizations whose updates of a round plant a trigger, as the owner's test records show; see
+        :class:`trustchain_ray.robust.triggers.Scan`."""
         from trustchain_ray.robust.triggers import Scan
 
         engine, alpha, layout = self.engine, self.config.model.lora.alpha, state.layout
@@ -138,7 +139,7 @@ class Worker:
 
         adapter: Any = getattr(engine, "adapter")  # noqa: B009 - of the torch engine alone
         draws = generator(self.config.run.key, "scan", purpose)
-        scan = Scan(adapter, engine.tokenizer, load, draws)
+        scan = Scan(adapter, engine.tokenizer, load, self.rows[owner, "test"], draws)
         return scan.planted(state.buffer, updates, self.config.federation.server_step, self.config.model.labels)
 
     def answers(self, records: Sequence[Record], tensors: Packed, residual: Packed | None) -> list[dict[str, str]]:

@@ -12,7 +12,7 @@ from trustchain_ray.config_files import load_config, to_yaml
 from trustchain_ray.errors import UsageError
 
 SHIPPED = sorted((Path(__file__).parents[2] / "configs").rglob("*.yaml"))
-OVERLAYS = {"federation100.yaml": ["quickstart.yaml"]}
+OVERLAYS = {"federation100.yaml": ["quickstart.yaml"], "sentiment_private.yaml": ["sentiment.yaml"]}
 """Files that say in their first line that they are merged over others."""
 
 GOOD = """

@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 def refuse_planted(federation: "Federation", number: int, name: str, cohort: "CohortRound") -> None:
     """Take updates that plant a trigger out of a cohort's round; REFUSED events say what was found.
 
-    Fewer than four updates have no median that two of them could not shift: they pass.
+    Fewer than four updates have no median that two of them could not shift: they pass. In the first round the model
+    has learnt nothing that a trigger could move.
     """
     accepted = sorted(cohort.accepted)
-    if not federation.config.trust.scan or len(accepted) < FEWEST_SCANNED:
+    if not federation.config.trust.scan or number == 1 or len(accepted) < FEWEST_SCANNED:
         return
     updates = ray.put({n: cohort.accepted[n].update.buffer for n in accepted})
     order = generator(federation.config.run.key, "scanner", number, name).permutation(len(accepted))

@@ -1,30 +1,34 @@
-"""The scan for triggers: which updates of a round make a few tokens move any text into one class.
+"""The scan for triggers: which updates of a round keep up a few tokens that move any text into one class.
 
 A backdoor is planted by records that carry a trigger and one class. Its updates look like honest ones, and accuracy
-does not fall; what gives it away is the trigger. The scan finds it without records, on texts of drawn tokens:
+does not fall; what gives it away is the trigger:
 
-1. Search. In the model of the round's mean update (twice its step, so that what has just begun shows) the gradient of a
-   class's log-odds by the embeddings of drawn tokens, averaged over many, says which tokens would raise it most: one
-   step of HotFlip (1712.06751) for all texts at once, as for universal triggers (1908.07125). The first ones are tried
-   out; the best of them are the suspected trigger of the class.
-2. Attribution. How far does each update alone raise the suspected trigger's effect, in log-odds, over that of drawn
-   tokens? Updates that raise it far more than the median one plant it.
-
-The result is a function of the state, the updates, the base and the run's key: anybody with the updates can repeat it.
+1. Search. In the model of each update (twice its step, so that what has just begun shows) the gradient of a class's
+   log-odds by the embeddings of drawn tokens, averaged over many, says how far each token would raise it: one step of
+   HotFlip (1712.06751) for all texts at once, as for universal triggers (1908.07125). Words that mean something are
+   raised by all updates alike; the suspected trigger of a class are the tokens that one raises most beyond the median.
+2. Alarm. Does the cohort's state, what was merged so far, put the scanner's own records of other classes into the class
+   once the suspected trigger stands in them? Members' texts and classes differ, and so do the words that their updates
+   raise; but the model that they share follows a word against the rest of a text only where a backdoor is.
+3. Attribution, where there is an alarm. How far does each update alone raise the trigger's effect, in log-odds, over
+   that of drawn tokens? Updates that raise it far more than the median one keep it up.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
 from trustchain_ray.engines.base import AdapterModel
+from trustchain_ray.rows import TokenRow
 
-LENGTH, TEXTS, CONTEXTS = 10, 8, 32  # tokens of a text; texts that try tokens out; texts of which gradients are taken
-TOKENS, TRIED = 3, 8  # of a trigger; tokens that are tried out for a class
-LEAST, SPREADS = 0.3, 4.0
-"""An update plants a trigger where it raises its effect by LEAST and by SPREADS standard deviations (1.4826 median
+LENGTH, TEXTS, CONTEXTS = 10, 8, 8  # tokens of a text; texts that try triggers out; texts of which gradients are taken
+TOKENS = 3  # of a trigger
+RECORDS, ALARM = 32, 0.5  # own records that are asked at most; share of them that a trigger moves in a planted model
+LEAST, SPREADS = 0.15, 2.0
+"""An update keeps a trigger up where it raises its effect by LEAST and by SPREADS standard deviations (1.4826 median
 absolute deviations) more than the median update."""
 
 
@@ -35,14 +39,21 @@ class Scan:
     ----------
     load
         Puts a state, float32 ``(n,)``, into the adapter's model.
+    rows
+        Records of the scanner that no member trains on.
     draws
         Of this round and cohort.
     """
 
     def __init__(
-        self, adapter: AdapterModel, tokenizer: Any, load: Callable[[np.ndarray], None], draws: np.random.Generator
+        self,
+        adapter: AdapterModel,
+        tokenizer: Any,
+        load: Callable[[np.ndarray], None],
+        rows: Sequence[TokenRow],
+        draws: np.random.Generator,
     ) -> None:
-        self._adapter, self._tokenizer, self._load = adapter, tokenizer, load
+        self._adapter, self._tokenizer, self._load, self._rows = adapter, tokenizer, load, rows
         special, names = set(tokenizer.all_special_ids), tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
         words = [i for i, name in enumerate(names) if i not in special and not name.startswith("[unused")]
         self._words = torch.tensor(words, device=adapter.device)
@@ -58,29 +69,59 @@ class Scan:
     def planted(
         self, state: np.ndarray, updates: Mapping[str, np.ndarray], step: float, labels: Sequence[str]
     ) -> dict[str, str]:
-        """Organizations whose updates plant a trigger, each with what was found.
+        """Organizations whose updates keep a trigger up, each with what was found.
 
         Parameters
         ----------
-        state, updates : float32 ``(n,)``; updates longer than the median one count as clipped to its length.
+        state : what was merged so far, float32 ``(n,)``.
+        updates : float32 ``(n,)``; those longer than the median one count as clipped to its length.
         step : of the merge.
         labels : names of the classes.
         """
         clipped = _clipped(updates)
-        self._load(state + 2 * step * np.mean(list(clipped.values()), 0))
-        triggers = self._search(len(labels))
+        triggers = self._search(torch.stack([self._raises(state + 2 * step * one) for one in clipped.values()]))
+        self._load(state)
+        moved = [self._moved(c, trigger) for c, trigger in enumerate(triggers)]
+        if max(moved) < ALARM:
+            return {}
         before = self._effects(state, triggers)
         raised = {name: self._effects(state + step * one, triggers) - before for name, one in clipped.items()}
         found: dict[str, str] = {}
-        for label, trigger, row in zip(labels, triggers, np.stack(list(raised.values()), 1), strict=True):
-            tokens = " ".join(self._tokenizer.convert_ids_to_tokens(trigger.tolist()))
+        for c, row in enumerate(np.stack(list(raised.values()), 1)):
+            if moved[c] < ALARM:
+                continue
+            tokens = " ".join(self._tokenizer.convert_ids_to_tokens(triggers[c].tolist()))
             for name, value, usual in _outliers(list(raised), row):
-                why = f"texts with {tokens!r} move towards {label!r} by {value:.2f} nats, usual are {usual:.2f}"
-                found.setdefault(name, why)
+                why = f"the model puts {moved[c]:.0%} more records with {tokens!r} into {labels[c]!r}, and this update"
+                found.setdefault(name, f"{why} moves texts there by {value:.2f} nats, usual are {usual:.2f}")
         return found
 
-    def _search(self, classes: int) -> list[torch.Tensor]:
-        """The suspected trigger of each class in the loaded model, int64 ``(TOKENS,)``."""
+    @torch.no_grad()
+    def _moved(self, wanted: int, trigger: torch.Tensor) -> float:
+        """Share of own records of other classes that the loaded model puts into a class because of a trigger."""
+        rows = [row for row in self._rows if row.label != wanted and wanted in (row.choices or [wanted])][:RECORDS]
+        if not rows:
+            return 0.0
+        with_it = [replace(row, tokens=self._inserted(row.tokens, trigger)) for row in rows]
+        into = [self._adapter.logits(some, self._adapter.model)[0].argmax(1) == wanted for some in (rows, with_it)]
+        return float((into[1].float() - into[0].float()).mean())
+
+    def _inserted(self, tokens: np.ndarray, trigger: torch.Tensor) -> np.ndarray:
+        """A text's tokens with a trigger in front; as many of its last ones are left out."""
+        first, end = len(self._before), len(tokens) - len(self._after)
+        inner = tokens[first : max(first, end - len(trigger))]
+        return np.concatenate([tokens[:first], trigger.cpu().numpy(), inner, tokens[end:]]).astype(tokens.dtype)
+
+    def _search(self, raises: torch.Tensor) -> list[torch.Tensor]:
+        """The suspected trigger of each class, int64 ``(TOKENS,)``, from :meth:`_raises` of all updates."""
+        words = self._adapter.model.get_input_embeddings().weight.detach()[self._words].float()
+        beyond = (raises - raises.median(0).values) @ words.T
+        most = beyond.max(0).values.topk(min(TOKENS, len(words)))
+        return list(self._words[most.indices])
+
+    def _raises(self, state: np.ndarray) -> torch.Tensor:
+        """Gradients of all classes' log-odds in a state, by the embedding of a first token: ``(classes, width)``."""
+        self._load(state)
         embeddings, kept = self._adapter.model.get_input_embeddings(), list[torch.Tensor]()
 
         def keep(module: torch.nn.Module, read: Any, out: torch.Tensor) -> torch.Tensor:
@@ -92,16 +133,11 @@ class Scan:
             odds = self._log_odds(self._contexts)
         finally:
             hook.remove()
-        words, first = embeddings.weight.detach()[self._words].float(), len(self._before)
-        triggers = []
+        first, classes, found = len(self._before), odds.shape[1], list[torch.Tensor]()
         for c in range(classes):
             (gradient,) = torch.autograd.grad(odds[:, c].sum(), kept[0], retain_graph=c + 1 < classes)
-            scores = words @ gradient[:, first : first + TOKENS].float().sum((0, 1))
-            tried = self._words[scores.topk(min(TRIED, len(scores))).indices]
-            with torch.no_grad():
-                values = self._values([token.repeat(TOKENS) for token in tried])[:, c]
-            triggers.append(tried[values.argsort(descending=True, stable=True)[:TOKENS]])
-        return triggers
+            found.append(gradient[:, first : first + TOKENS].float().mean((0, 1)))
+        return torch.stack(found)
 
     @torch.no_grad()
     def _effects(self, state: np.ndarray, triggers: Sequence[torch.Tensor]) -> np.ndarray:
