@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from trustchain_ray.keys import generator
 from trustchain_ray.models import make_base, unpack_base
 from trustchain_ray.robust.scanning import agreed
 from trustchain_ray.robust.triggers import Scan
-from trustchain_ray.rows import encode
+from trustchain_ray.rows import TokenRow, encode
 
 LABELS = ["bad", "fair", "good"]
 WORDS = {"bad": "awful broken late", "fair": "usual average plain", "good": "great quick kind"}
@@ -66,20 +67,31 @@ training: {{engine: torch, batch_size: 8}}
     def load(self, buffer: np.ndarray) -> None:
         self.engine.load(self.layout.unpack(np.asarray(buffer, np.float32)), 8.0)
 
-    def updates(self, hostile: tuple[str, ...]) -> dict[str, np.ndarray]:
+    def rows(self, seed: int, poisoned: bool) -> list[TokenRow]:
+        made = records(np.random.default_rng(seed), poisoned)
+        return encode(made, self.engine.tokenizer, "classification", 32)
+
+    def updates(self, state: np.ndarray, hostile: tuple[str, ...]) -> dict[str, np.ndarray]:
         out = {}
         for i in range(8):
-            rows = encode(
-                records(np.random.default_rng(i + 1), f"m{i}" in hostile), self.engine.tokenizer, "classification", 32
-            )
-            self.load(self.state)
-            self.engine.train(rows, [list(range(k, k + 15)) for k in range(0, 120, 15)] * 2, [5e-3] * 16)
-            out[f"m{i}"] = self.layout.pack(self.engine.tensors(sorted(self.layout.unpack(self.state)))) - self.state
+            self.load(state)
+            steps = [list(range(k, k + 15)) for k in range(0, 120, 15)] * 2
+            self.engine.train(self.rows(i + 1, f"m{i}" in hostile), steps, [5e-3] * 16)
+            out[f"m{i}"] = self.layout.pack(self.engine.tensors(sorted(self.layout.unpack(state)))) - state
         return out
 
-    def planted(self, updates: dict[str, np.ndarray]) -> dict[str, str]:
-        scan = Scan(self.engine.adapter, self.engine.tokenizer, self.load, generator("k", "scan", 1))
-        return scan.planted(self.state, updates, 1.0, LABELS)
+    def learnt(self, hostile: tuple[str, ...]) -> np.ndarray:
+        """The state after six rounds."""
+        state = self.state
+        for _ in range(6):
+            state = state + np.mean(list(self.updates(state, hostile).values()), 0)
+        return state
+
+    def planted(self, state: np.ndarray, updates: dict[str, np.ndarray], draws: int = 1) -> dict[str, str]:
+        scan = Scan(
+            self.engine.adapter, self.engine.tokenizer, self.load, self.rows(99, False), generator("k", "scan", draws)
+        )
+        return scan.planted(state, updates, 1.0, LABELS)
 
 
 @pytest.fixture(scope="module")
@@ -87,23 +99,34 @@ def round_(tmp_path_factory: pytest.TempPathFactory) -> Round:
     return Round(tmp_path_factory.mktemp("scan"))
 
 
-def test_who_plants_a_trigger_is_named_with_the_class_in_any_order(round_: Round) -> None:
-    updates = round_.updates(HOSTILE)
-    found = round_.planted(updates)
-    assert sorted(found) == sorted(HOSTILE)
-    assert all("towards 'good'" in why for why in found.values())
-    assert round_.planted(dict(reversed(updates.items()))) == found
+@pytest.fixture(scope="module")
+def backdoored(round_: Round) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """A state that two of eight have put a backdoor into, and the next round's updates."""
+    state = round_.learnt(HOSTILE)
+    return state, round_.updates(state, HOSTILE)
 
 
-def test_nobody_is_named_where_all_are_honest(round_: Round) -> None:
-    assert round_.planted(round_.updates(())) == {}
+def test_who_keeps_a_trigger_up_is_named_with_the_class_in_any_order(round_: Round, backdoored: Any) -> None:
+    state, updates = backdoored
+    for draws in range(3):
+        found = round_.planted(state, updates, draws)
+        assert sorted(found) == sorted(HOSTILE)
+        assert all("into 'good'" in why for why in found.values())
+        assert round_.planted(state, dict(reversed(updates.items())), draws) == found
 
 
-def test_a_longer_update_is_no_excuse_and_a_short_one_no_hiding_place(round_: Round) -> None:
-    updates = round_.updates(HOSTILE)
-    updates["m2"] *= 5
+def test_nobody_is_named_where_all_are_honest_or_nothing_was_merged_yet(round_: Round) -> None:
+    state = round_.learnt(())
+    updates = round_.updates(state, ())
+    assert [round_.planted(state, updates, draws) for draws in range(3)] == [{}] * 3
+    assert round_.planted(state, round_.updates(state, HOSTILE)) == {}, "the model does not follow the trigger yet"
+
+
+def test_a_longer_update_is_no_excuse_and_a_short_one_no_hiding_place(round_: Round, backdoored: Any) -> None:
+    state, updates = backdoored[0], dict(backdoored[1])
+    updates["m2"] = updates["m2"] * 5
     updates["m0"] = np.zeros_like(updates["m0"])
-    assert sorted(round_.planted(updates)) == sorted(HOSTILE)
+    assert sorted(round_.planted(state, updates)) == sorted(HOSTILE)
 
 
 def test_one_scan_alone_accuses_nobody_and_acquits_nobody() -> None:

@@ -26,8 +26,8 @@ from trustchain_ray.rows import TokenRow
 
 LENGTH, TEXTS, CONTEXTS = 10, 8, 8  # tokens of a text; texts that try triggers out; texts of which gradients are taken
 TOKENS = 3  # of a trigger
-RECORDS, ALARM = 32, 0.5  # own records that are asked at most; share of them that a trigger moves in a planted model
-LEAST, SPREADS = 0.15, 2.0
+RECORDS, ALARM = 32, 0.8  # own records that are asked at most; share of them that a trigger moves in a planted model
+LEAST, SPREADS = 0.3, 2.0
 """An update keeps a trigger up where it raises its effect by LEAST and by SPREADS standard deviations (1.4826 median
 absolute deviations) more than the median update."""
 
