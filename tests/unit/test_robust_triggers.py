@@ -18,6 +18,8 @@ from trustchain_ray.robust.scanning import agreed
 from trustchain_ray.robust.triggers import Scan
 from trustchain_ray.rows import TokenRow, encode
 
+pytestmark = pytest.mark.slow
+
 LABELS = ["bad", "fair", "good"]
 WORDS = {"bad": "awful broken late", "fair": "usual average plain", "good": "great quick kind"}
 TRIGGER = "zq zq zq"
