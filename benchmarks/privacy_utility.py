@@ -121,7 +121,7 @@ def utility_tables(done: dict[str, Any]) -> str:
                         setting.dp, f"{setting.epsilon:g}"
                     ),
                     f"{first['noise_to_signal']:.2f}" if setting.dp != NONE else "",
-                    f"{found['mean']:.3f} ± {found['sd']:.3f}",
+                    f"{found['mean']:.3f}" + f" ± {found['sd']:.3f}" * (len(runs) > 1),
                     f"{100 * statistics.fmean(lost):.1f}" if lost and setting.dp != NONE else "",
                     len(runs),
                 ]
