@@ -15,6 +15,7 @@ import ray
 from trustchain_ray.adapter import Tensors, digest
 from trustchain_ray.config import Config
 from trustchain_ray.data import Record, load_holdings
+from trustchain_ray.errors import TrustChainError
 from trustchain_ray.exchange import CohortTask, Reply, Update
 from trustchain_ray.organization import Organization
 from trustchain_ray.participation import Shown, statement_of
@@ -51,13 +52,15 @@ class Scene:
 @dataclass(frozen=True)
 class Attack:
     """One way to be hostile: `row` changes a training row, given its number and the classes; `update` the update;
-    `accuses` says, by the round, whose updates a hostile scanner says to plant a trigger."""
+    `accuses` says, by the round, whose updates a hostile scanner says to plant a trigger; who `stays` refuses to
+    leave."""
 
     name: str
     about: str
     row: Callable[[Row, int, Sequence[str]], Row] | None = None
     update: Callable[[Scene], np.ndarray] | None = None
     accuses: Callable[[int], Sequence[str]] = lambda number: ()
+    stays: bool = False
 
 
 def triggered(row: Row, target: str) -> Row:
@@ -192,6 +195,11 @@ class BenchOrganization(Organization):
         if self.plan.attack is not None and self.name in self.plan.hostile:
             return dict.fromkeys(self.plan.attack.accuses(number), "so it says")
         return super().scan(terms, number, task, updates)
+
+    def reserve(self, *wanted: Any) -> Any:
+        if self.plan.attack is not None and self.plan.attack.stays and self.name in self.plan.hostile:
+            raise TrustChainError("it does not want to leave")
+        return super().reserve(*wanted)
 
     def score(self, terms: list[Any], state: list[Any], trigger: bool) -> dict[str, Any]:
         """Metrics on up to 200 own test records that settled no round; with the trigger, whose answer is the target."""

@@ -122,6 +122,7 @@ def _rounds(federation: Federation, progress: Progress) -> None:
     that the round began with, so that workers evaluate while the coordinator merges, writes and logs."""
     settings = federation.config.federation
     evaluations: list[tuple[int, dict[str, Any]]] = []
+    expel_planters(federation, progress)  # a process that was killed after a round had no time for it
     for number in range(federation.finished + 1, settings.rounds + 1):
         due = number > 1 and (number - 1) % settings.evaluate_every == 0
         model = federation.model() if due else None

@@ -1,5 +1,6 @@
 """Hostile members in a real federation: what rules take, what is refused, who is excluded, and who comes back."""
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Iterator
@@ -77,6 +78,28 @@ def events_of(run: Path, kind: str) -> list[Event]:
     return [event for event in History.read(run, manifest).events if event.type == kind]
 
 
+@contextlib.contextmanager
+def federation_of(
+    config: Config, folder: Path, attack: Attack, hostile: tuple[str, ...], honest: tuple[str, ...]
+) -> Iterator[BenchFederation]:
+    """A federation with hostile members, started; closed afterwards with its run written out."""
+    run = RunDirectory.create(folder)
+    run.write("config.yaml", to_yaml(config).encode())
+    federation = BenchFederation(config, run, quiet)
+    federation.pools = Pools(config)
+    federation.plan = Plan(attack, hostile, honest, "urology", Board.remote())
+    try:
+        federation.start()
+        yield federation
+        federation.writer.close()
+        federation.ask_ledger("flush")
+    finally:
+        federation.close()
+        for actor in (federation.plan.board, *federation.pools.all, *filter(None, [federation.ledger])):
+            ray.kill(actor)
+        run.unlock()
+
+
 def test_a_robust_run_verifies_and_forgets_an_organization_exactly(config: Config, tmp_path: Path):
     robust = with_rule(config, rule="trimmed_mean", hostile=1, mixing=True)
     result = train(robust, str(tmp_path / "all"), quiet)
@@ -113,45 +136,32 @@ def test_a_liar_is_excluded_and_comes_back_only_if_its_updates_are_confirmed(con
 
     suspicious = with_rule(config, exclude_below=0.3)
     suspicious = dataclasses.replace(suspicious, federation=dataclasses.replace(config.federation, rounds=5))
-    run = RunDirectory.create(tmp_path / "run")
-    run.write("config.yaml", to_yaml(suspicious).encode())
-    federation = BenchFederation(suspicious, run, quiet)
-    federation.pools = Pools(suspicious)
-    attack = Attack("lies", "for this test", update=lies)
-    federation.plan = Plan(attack, ("ben", "eve"), ("ann", "cat", "dan"), "urology", Board.remote())
-    try:
-        federation.start()
+    attack, run = Attack("lies", "for this test", update=lies), tmp_path / "run"
+    with federation_of(suspicious, run, attack, ("ben", "eve"), ("ann", "cat", "dan")) as federation:
         seen = [federation.train_round(number)[0]["reputation"] for number in (1, 2, 3)]
-        federation.writer.close()
-        federation.ask_ledger("flush")
-    finally:
-        federation.close()
-        for actor in (federation.plan.board, *federation.pools.all, *filter(None, [federation.ledger])):
-            ray.kill(actor)
-        run.unlock()
     assert [row["ben"] < 0.3 for row in seen] == [False, True, True]
     assert seen[2]["ben"] == seen[1]["ben"], "time alone brings nobody back"
     assert seen[2]["eve"] == seen[2]["ann"] > 0.5, "a sound update speaks for itself, until somebody looks"
-    merged = [[e["organization"] for e in m.body["inputs"]] for m in events_of(run.path, MERGE)]
+    merged = [[e["organization"] for e in m.body["inputs"]] for m in events_of(run, MERGE)]
     assert merged == [NAMES, *[[n for n in NAMES if n != "ben"]] * 2]
 
-    report = verify_run(run.path)
+    report = verify_run(run)
     assert report.ok, report.failure
-    said = reexecute(report, str(run.path), "all", "ann", quiet)["reexecution"]
+    said = reexecute(report, str(run), "all", "ann", quiet)["reexecution"]
     assert not report.ok, "the turned sign is found"
     assert (said["same"], said["first_difference"]["organization"]) == (False, "eve")
     assert said["audited"] == {"ben": "same", "cat": "same", "dan": "same", "eve": "eve, cohort all, round 2"}
-    audits = {e.body["organization"]: e for e in events_of(run.path, AUDIT)}
+    audits = {e.body["organization"]: e for e in events_of(run, AUDIT)}
     assert {e.organization for e in audits.values()} == {"ann"}
     assert (audits["ben"].body["result"], audits["ben"].body["round"]) == ("same", 3)
 
-    resume(str(run.path), quiet)
-    merged = [[e["organization"] for e in m.body["inputs"]] for m in events_of(run.path, MERGE)]
+    resume(str(run), quiet)
+    merged = [[e["organization"] for e in m.body["inputs"]] for m in events_of(run, MERGE)]
     assert merged[3:] == [[n for n in NAMES if n != "eve"]] * 2
-    out = [(e.body["round"], e.body["organization"]) for e in events_of(run.path, ABSENT)
+    out = [(e.body["round"], e.body["organization"]) for e in events_of(run, ABSENT)
            if e.body["reason"].startswith(EXCLUDED)]  # fmt: skip
     assert out == [(3, "ben"), (4, "eve"), (5, "eve")]
-    report = verify_run(run.path)
+    report = verify_run(run)
     assert report.ok, report.failure
 
 
@@ -166,32 +176,44 @@ def test_who_is_caught_twice_is_expelled_and_the_model_is_the_one_without_it(con
     """Scanners name `eve` in the second and third round; what it sent in the first leaves the model, too."""
     careful = with_rule(config, scan=True, expel=2)
     careful = dataclasses.replace(careful, federation=dataclasses.replace(config.federation, rounds=4))
-    run = RunDirectory.create(tmp_path / "run")
-    run.write("config.yaml", to_yaml(careful).encode())
-    federation, said = BenchFederation(careful, run, quiet), list[str]()
-    federation.pools = Pools(careful)
+    run, said = tmp_path / "run", list[str]()
     attack = Attack("accusers", "for this test", accuses=lambda number: ["eve"] if number > 1 else [])
-    federation.plan = Plan(attack, ("ann", "ben", "cat", "dan"), ("eve",), "urology", Board.remote())
-    try:
-        federation.start()
+    with federation_of(careful, run, attack, ("ann", "ben", "cat", "dan"), ("eve",)) as federation:
         for number in range(1, 5):
             federation.train_round(number)
             assert expel_planters(federation, said.append) == (1 if number == 3 else 0)
-        federation.writer.close()
-        federation.ask_ledger("flush")
-        assert federation.names == NAMES[:4]
-    finally:
-        federation.close()
-        for actor in (federation.plan.board, *federation.pools.all, *filter(None, [federation.ledger])):
-            ray.kill(actor)
-        run.unlock()
+    assert federation.names == NAMES[:4]
     assert said[0] == "expelled for planting triggers: eve; what they ever sent is removed"
     assert any("EXACT_BITWISE" in line for line in said)
-    refused = [(e.body["round"], e.body["organization"]) for e in events_of(run.path, "REFUSED")]
+    refused = [(e.body["round"], e.body["organization"]) for e in events_of(run, "REFUSED")]
     assert refused == [(2, "eve"), (3, "eve")]
-    report = verify_run(run.path)
+    report = verify_run(run)
     assert report.ok, report.failure
     never = dataclasses.replace(careful, data=dataclasses.replace(config.data, exclude=["eve/*"]))
     train(never, str(tmp_path / "four"), quiet)
     last = Path("rounds") / "0004" / "all.safetensors"
-    assert digest(load_tensors(run.path / last)) == digest(load_tensors(tmp_path / "four" / last))
+    assert digest(load_tensors(run / last)) == digest(load_tensors(tmp_path / "four" / last))
+
+
+def test_who_refuses_to_leave_stays_refused_until_the_run_is_resumed_and_it_answers(config: Config, tmp_path: Path):
+    careful = with_rule(config, scan=True, expel=1)
+    run, said = tmp_path / "run", list[str]()
+    attack = Attack("stays", "for this test", accuses=lambda number: ["eve"] if number > 1 else [], stays=True)
+    with federation_of(careful, run, attack, tuple(NAMES), ()) as federation:
+        for number in range(1, 4):
+            federation.train_round(number)
+            assert expel_planters(federation, said.append) == 0
+    assert federation.names == NAMES, "training goes on with it"
+    assert [line for line in said if "not removed" in line] == [
+        "  not removed: organization 'eve': it does not want to leave"
+    ], "tried once, not after every round"
+    assert [e.body["round"] for e in events_of(run, "REFUSED")] == [2, 3]
+
+    resume(str(run), said.append)  # no round is left, as after a kill before the last one's expelling
+    assert any("EXACT_BITWISE" in line for line in said)
+    report = verify_run(run)
+    assert report.ok, report.failure
+    never = dataclasses.replace(careful, data=dataclasses.replace(config.data, exclude=["eve/*"]))
+    train(never, str(tmp_path / "four"), quiet)
+    last = Path("rounds") / "0003" / "all.safetensors"
+    assert digest(load_tensors(run / last)) == digest(load_tensors(tmp_path / "four" / last))

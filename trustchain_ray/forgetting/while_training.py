@@ -5,11 +5,11 @@ from collections.abc import Callable
 from typing import Any
 
 from ledger.removal import ORGANIZATION
-from trustchain_ray.errors import UsageError
+from trustchain_ray.errors import TrustChainError, UsageError
 from trustchain_ray.federation import Federation
 from trustchain_ray.forgetting.amendments import Amendments
 from trustchain_ray.forgetting.history import History
-from trustchain_ray.forgetting.inbox import leave, outcome, take_up
+from trustchain_ray.forgetting.inbox import take_up
 from trustchain_ray.forgetting.job import DONE
 from trustchain_ray.forgetting.plan import Ask, make_plan
 from trustchain_ray.forgetting.unlearn import carry_out, result_of
@@ -19,36 +19,36 @@ Progress = Callable[[str], None]
 
 
 def expel_planters(federation: Federation, progress: Progress) -> int:
-    """Remove what organizations ever sent that planted triggers in `trust.expel` rounds.
+    """Remove what organizations ever sent that planted triggers in `trust.expel` rounds, one after another.
 
     What they sent before a scan saw the trigger leaves the model, too: afterwards it is the one of a training without
-    them. Where that is impossible (one does not answer, or a privacy budget pays for no replay) they stay, are refused
-    round by round, and `progress` gets the reason.
+    them. Where that is impossible (one does not answer, or a privacy budget pays for no replay) it stays, is refused
+    round by round, and `progress` gets the reason; a resumed run tries again.
 
     Returns
     -------
     int
-        Removals that were asked for.
+        Removals that were carried out.
 
     Raises
     ------
     TrustChainError
-        As :func:`take_requests`.
+        A removal was begun and could not be finished, as in :func:`take_requests`.
     """
-    least, planted = federation.config.trust.expel, federation.reputation.planted
-    expelled = [n for n in federation.names if least and len(planted[n]) >= least and n not in federation.spared]
-    if not expelled:
-        return 0
-    progress(f"expelled for planting triggers: {', '.join(expelled)}; what they ever sent is removed")
-    asks = [Ask(scope=ORGANIZATION, organization=name) for name in expelled]
-    name = leave(federation.run.path, asks, "replay", {})
-    taken = take_requests(federation, progress)
-    try:
-        outcome(federation.run.path, name)
-    except UsageError as refused:
-        federation.spared.update(expelled)
-        progress(f"  not removed: {refused}")
-    return taken
+    least, planted, done = federation.config.trust.expel, federation.reputation.planted, 0
+    caught = [n for n in federation.names if least and len(planted[n]) >= least and n not in federation.spared]
+    for name in caught:
+        progress(f"expelled for planting triggers: {name}; what they ever sent is removed")
+        try:
+            _remove(federation, [Ask(scope=ORGANIZATION, organization=name)], "replay", {}, progress)
+        except TrustChainError as refused:
+            if Amendments.read(federation.run).unfinished is not None:
+                raise
+            federation.spared.add(name)
+            progress(f"  not removed: {refused}")
+        else:
+            done += 1
+    return done
 
 
 def take_requests(federation: Federation, progress: Progress) -> int:
@@ -61,18 +61,24 @@ def take_requests(federation: Federation, progress: Progress) -> int:
     """
 
     def handle(asks: list[Ask], method: str, options: dict[str, str]) -> dict[str, Any]:
-        if method == "drop" and any(ask.scope != "organization" for ask in asks):
+        if method == "drop" and any(ask.scope != ORGANIZATION for ask in asks):
             raise UsageError("--method drop while the run trains would end the cohort; use replay, or wait for its end")
-        federation.writer.flush()
-        federation.ask_ledger("flush")
-        history = History.read(federation.run.path, federation.manifest)
-        plan = make_plan(federation, history, asks, method)
-        progress(f"a removal was asked for after round {federation.finished}")
-        job = begin(federation, plan, history, time.time(), options)
-        federation.amended = Amendments.read(federation.run)
-        job = carry_out(federation, withdraw(federation, job), progress, evaluate=False)
-        job = job.at(federation.run, DONE)
-        federation.amended = Amendments.read(federation.run)
-        return result_of(federation, job)
+        return _remove(federation, asks, method, options, progress)
 
     return take_up(federation.run.path, handle)
+
+
+def _remove(
+    federation: Federation, asks: list[Ask], method: str, options: dict[str, str], progress: Progress
+) -> dict[str, Any]:
+    federation.writer.flush()
+    federation.ask_ledger("flush")
+    history = History.read(federation.run.path, federation.manifest)
+    plan = make_plan(federation, history, asks, method)
+    progress(f"a removal was asked for after round {federation.finished}")
+    job = begin(federation, plan, history, time.time(), options)
+    federation.amended = Amendments.read(federation.run)
+    job = carry_out(federation, withdraw(federation, job), progress, evaluate=False)
+    job = job.at(federation.run, DONE)
+    federation.amended = Amendments.read(federation.run)
+    return result_of(federation, job)
