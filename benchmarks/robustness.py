@@ -65,7 +65,7 @@ def main() -> None:
     if options.tiny:
         sizes = ["federation.rounds=6", "federation.local_steps=20", "training.sampling_rate=0.13"]
         sizes += ["data.test_limit=24"]
-    left_out = ["trust.scan=true"] if options.tiny else []  # its answers are texts, not classes
+    left_out = ["trust.scan=true", "trust.expel=1"] if options.tiny else []  # its answers are texts, not classes
     settings = {"records": name, "seed": 0, "settings": [*sizes, *options.overrides]}
     done = _kept(options.out, settings)
     names = options.attacks or (["sign_flip", "backdoor"] if options.tiny else [attack.name for attack in ATTACKS])

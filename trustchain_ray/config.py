@@ -186,8 +186,8 @@ class TrustConfig:
     mixing: bool = _f(False, "Replace every update by the mean of its nearest ones before the rule (NNM).")
     scan: bool = _f(
         False,
-        "In every round search for a trigger, a few tokens that move any text into one class, and refuse the updates "
-        "that plant it (classification).",
+        "From the second round on search for a trigger, a few tokens that move any text into one class, and refuse the "
+        "updates that plant it (classification).",
     )
     expel: int = _f(
         0,

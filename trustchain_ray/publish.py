@@ -18,7 +18,8 @@ MEAN = (
 
 
 def publish(config: Config, run: RunDirectory, tensors: Tensors, scale: float, form: str) -> dict[str, Any]:
-    """Write `model/` so that ``PeftModel.from_pretrained(base, run/model)`` gives this model.
+    """Write `model/` so that ``PeftModel.from_pretrained(base, run/model)`` gives this model, after
+    :func:`trustchain_ray.pooling.pool_by_mean` of the base with `model.pooling: mean`; its card says so.
 
     Parameters
     ----------

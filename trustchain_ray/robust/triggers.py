@@ -16,6 +16,7 @@ does not fall; what gives it away is the trigger:
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -99,7 +100,8 @@ class Scan:
     @torch.no_grad()
     def _moved(self, wanted: int, trigger: torch.Tensor) -> float:
         """Share of own records of other classes that the loaded model puts into a class because of a trigger."""
-        rows = [row for row in self._rows if row.label != wanted and wanted in (row.choices or [wanted])][:RECORDS]
+        others = (row for row in self._rows if row.label != wanted and wanted in (row.choices or [wanted]))
+        rows = list(islice(others, RECORDS))
         if not rows:
             return 0.0
         with_it = [replace(row, tokens=self._inserted(row.tokens, trigger)) for row in rows]
