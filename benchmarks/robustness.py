@@ -71,7 +71,7 @@ def main() -> None:
     names = options.attacks or (["sign_flip", "backdoor"] if options.tiny else [attack.name for attack in ATTACKS])
     attacks = [attack for attack in ATTACKS if attack.name in names]
     wanted: list[tuple[str, Attack | None, str, bool]] = [(HONEST, None, rule, False) for rule in options.rules]
-    wanted += [(ALONE, None, rule, True) for rule in options.rules]
+    wanted.append((ALONE, None, "mean", True))
     wanted += [(attack.name, attack, rule, False) for attack in attacks for rule in options.rules]
     with tempfile.TemporaryDirectory() as work:
         os.environ["TRUSTCHAIN_HOME"] = f"{work}/home"

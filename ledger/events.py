@@ -112,7 +112,7 @@ OPTIONAL: dict[str, dict[str, str]] = {
     },
     CHECKPOINT: {"replay": bodies.DIGEST},
     EVALUATION: {"replay": bodies.DIGEST, "adapters": bodies.NAMED},
-    REWARD_SETTLEMENT: {"replay": bodies.DIGEST},
+    REWARD_SETTLEMENT: {"replay": bodies.DIGEST, "chance": bodies.STR},
     MODEL_RELEASE: {"replay": bodies.DIGEST},
 }
 """Fields that a body may have, with their kind.
@@ -120,7 +120,8 @@ OPTIONAL: dict[str, dict[str, str]] = {
 ``replay``: the removal in which it was made; ``trace``: a digest for each step that was trained; ``kept`` (true): the
 removal changes nothing of it, so that it was not trained again, but is stated again. Of a merge by secure aggregation,
 ``transcript`` is the digest over all that was said in its session, ``attempt`` counts the sessions before it,
-``threshold`` is the number of members that had to stay; without a sum, ``reason`` says why.
+``threshold`` is the number of members that had to stay; without a sum, ``reason`` says why. ``chance`` is the
+money that the standard error of a settlement's quality is worth.
 """
 
 _INSIDE: dict[str, Callable[[str, Mapping[str, Any]], None]] = {

@@ -282,7 +282,8 @@ class Federation(Assembly):
                 states = {c: self._merged(before[c], cohort, coalition).state for c, cohort in rounds.items()}
             return mean_scores(collect(self.evaluate(self.model(states))))["accuracy"]
 
-        return self.settlement.settle(number, merged, value)
+        tested = [registration["test"] for registration in self.registrations.values()]
+        return self.settlement.settle(number, merged, value, tested)
 
     def _close_round(
         self,

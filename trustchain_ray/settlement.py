@@ -1,6 +1,6 @@
 """What the federation shows its organizations of finished rounds, and what it owes them for a round."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -56,7 +56,9 @@ class Settlement:
         every = self._config.participation.settle_every
         return every > 0 and (number % every == 0 or number == self._config.federation.rounds)
 
-    def settle(self, number: int, efforts: Mapping[str, Fraction], value: Value) -> dict[str, Any]:
+    def settle(
+        self, number: int, efforts: Mapping[str, Fraction], value: Value, tested: Collection[int]
+    ) -> dict[str, Any]:
         """Pay for a round by what each contribution really changed.
 
         Parameters
@@ -68,12 +70,15 @@ class Settlement:
         value
             Asked for the coalitions that the payoff rule needs: 2^k for Shapley of k <= 8 participants, sampled
             orders (GTG-Shapley) beyond, k + 2 for leave-one-out, two for the others.
+        tested
+            Records on which each organization measures quality.
 
         Returns
         -------
         dict
             Body of REWARD_SETTLEMENT. Money is in strings of six decimals, by organization: `payments` by the rule,
-            which no declared cost enters; `costs` as declared and `losses` to competition, for information.
+            which no declared cost enters; `costs` as declared and `losses` to competition, for information; `chance`,
+            what quality's standard error is worth: a measured contribution below it may be luck.
 
         Raises
         ------
@@ -98,6 +103,7 @@ class Settlement:
             "game": game.digest(),
             "quality_before": _money(before),
             "quality": repr(after),
+            "chance": _money(game.reward * _standard_error(after, tested)),
             "payments": _table(game.names, benefits),
             "costs": _table(game.names, costs),
             "losses": _table(game.names, losses(game, benefits)),
@@ -148,6 +154,13 @@ def _benefits(
         )  # fmt: skip
         benefits[rows] = game.reward * brought / max(float(brought.sum()), 1e-300)
     return benefits
+
+
+def _standard_error(quality: float, tested: Collection[int]) -> float:
+    """Of a quality that is the mean over organizations of the share of their records that is right (binomial)."""
+    counts = [count for count in tested if count]
+    share = min(max(quality, 0.0), 1.0)
+    return float(np.sqrt(share * (1 - share) * sum(1 / n for n in counts))) / len(counts) if counts else 0.0
 
 
 def _table(names: Sequence[str], amounts: Floats) -> dict[str, str]:

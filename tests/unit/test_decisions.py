@@ -126,7 +126,7 @@ def test_settled_benefits_are_those_of_the_game_where_quality_is_its_surface(set
 
     asked = []
     settlement = Settlement(settings, RECORDS)
-    body = settlement.settle(2, efforts, lambda c: asked.append(c) or float(stage.quality[row(c)]))
+    body = settlement.settle(2, efforts, lambda c: asked.append(c) or float(stage.quality[row(c)]), [80, 20])
     played = row(frozenset(efforts))
     for part, table in (("payments", stage.benefits), ("costs", stage.costs)):
         assert [float(body[part][n]) for n in game.names] == pytest.approx(list(table[played]), abs=1e-6)
@@ -134,6 +134,9 @@ def test_settled_benefits_are_those_of_the_game_where_quality_is_its_surface(set
     net = money["payments"] - money["losses"] - money["costs"]
     assert net == pytest.approx(stage.rewards[played] * stage.scale, abs=2e-6)
     assert float(body["quality"]) == stage.quality[played] == settlement.shown.quality
+    share = stage.quality[played]
+    error = (share * (1 - share) * (1 / 80 + 1 / 20)) ** 0.5 / 2
+    assert float(body["chance"]) == pytest.approx(game.reward * error, abs=1e-6)
     needed = {"shapley": 8, "leave_one_out": 5}.get(rule.value, 2)
     assert len(set(asked)) == needed
 
@@ -144,7 +147,7 @@ def test_a_misreported_cost_changes_no_payment(settings, rule):
     efforts = dict.fromkeys(RECORDS, FULL)
 
     def payments():
-        return Settlement(settings, RECORDS).settle(2, efforts, lambda c: 0.5 + 0.1 * len(c))["payments"]
+        return Settlement(settings, RECORDS).settle(2, efforts, lambda c: 0.5 + 0.1 * len(c), [])["payments"]
 
     honest = payments()
     settings.participation.terms.unit_cost *= 100
@@ -165,14 +168,14 @@ def test_rounds_are_settled_when_due_and_remembered(settings):
 def test_a_diverged_coalition_is_not_paid_for(settings):
     settlement = Settlement(settings, RECORDS)
     with pytest.raises(TrustChainError, match="round 2 cannot be settled: the quality is nan"):
-        settlement.settle(2, {"east": FULL}, lambda coalition: float("nan") if coalition else 0.5)
+        settlement.settle(2, {"east": FULL}, lambda coalition: float("nan") if coalition else 0.5, [])
     settings.participation.payoff = "shapley"
     with pytest.raises(TrustChainError, match=r"value of coalition \[0\] is nan"):
         Settlement(settings, RECORDS).settle(
-            2, {"east": FULL, "north": FULL}, lambda c: float("nan") if c == {"east"} else 0.5
+            2, {"east": FULL, "north": FULL}, lambda c: float("nan") if c == {"east"} else 0.5, []
         )
 
 
 def test_nobody_took_part(settings):
-    body = Settlement(settings, RECORDS).settle(2, {}, lambda coalition: 0.5)
+    body = Settlement(settings, RECORDS).settle(2, {}, lambda coalition: 0.5, [])
     assert set(body["payments"].values()) == {"0.000000"}

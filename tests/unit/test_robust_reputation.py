@@ -28,8 +28,8 @@ def refused(name: str, reason: str = "wrong") -> Statement:
     return {"type": "REFUSED", "organization": COORDINATOR, "body": {"organization": name, "reason": reason}}
 
 
-def settled(rule: str, **payments: str) -> Statement:
-    body = {"rule": rule, "payments": payments}
+def settled(rule: str, chance: str = "0.000000", **payments: str) -> Statement:
+    body = {"rule": rule, "payments": payments, "chance": chance}
     return {"type": "REWARD_SETTLEMENT", "organization": COORDINATOR, "body": body}
 
 
@@ -71,6 +71,15 @@ def test_contributions_count_where_they_were_measured():
         assert after([merge(*NAMES), settled(rule, **payments)]).of("south") == pytest.approx(beta(1, 0))
     nothing = after([merge(*NAMES), settled("shapley", north="0.000000", south="0.000000", west="0.000000")])
     assert nothing.all() == dict.fromkeys(NAMES, pytest.approx(beta(1, 0)))
+
+
+def test_payments_within_the_error_of_measurement_neither_help_nor_harm():
+    payments = {"north": "0.500000", "south": "-0.250000", "west": "-0.100000"}
+    found = after([merge(*NAMES), settled("shapley", "0.100000", **payments)])
+    assert found.of("south") == pytest.approx(beta(1, 2))
+    assert found.of("west") == pytest.approx(beta(1, 0))
+    luck = after([merge(*NAMES), settled("shapley", "0.500000", **payments)])
+    assert luck.all() == dict.fromkeys(NAMES, pytest.approx(beta(1, 0)))
 
 
 def test_replays_and_what_a_rule_left_out_do_not_count():

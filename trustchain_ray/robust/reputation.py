@@ -8,8 +8,10 @@ g and b are what speaks for and against an organization, both 0 at first, so tha
     b <- 0.9 b + [it did not answer] + 4 [an answer or update of it was refused] + 4 p-
 
 with p = its payment over the largest one in magnitude, where the round was settled by what members contributed
-(`leave_one_out` or `shapley`), and p+ and p- the positive and negative part of p. A round from which an organization is
-excluded changes nothing for it. What a rule left out of a merge does not count either: it may be an honest minority.
+(`leave_one_out` or `shapley`), and p+ and p- the positive and negative part of p; a payment that is no larger than what
+the measured quality's standard error is worth (`chance`) counts as none: it may be luck. A round from which an
+organization is excluded changes nothing for it. What a rule left out of a merge does not count either: it may be an
+honest minority.
 
 An AUDIT, another organization's signed statement of what re-executing updates gave, ends a round's account: the logged
 digests again, and b is 0, so that r is 1/2 or more and no exclusion holds; another digest adds 16 to b.
@@ -134,10 +136,12 @@ def _is_refusal(statement: Statement) -> bool:
 
 
 def _contributions(statements: Sequence[Statement]) -> dict[str, float]:
-    """Payments of the round's settlement over the largest in magnitude; empty where none measures contributions."""
+    """Payments of the round's settlement beyond chance, over the largest in magnitude; empty where there are none."""
     settled = [s["body"] for s in statements if s["type"] == ev.REWARD_SETTLEMENT and "replay" not in s["body"]]
     if not settled or settled[-1]["rule"] not in BY_CONTRIBUTION:
         return {}
-    payments = {name: float(amount) for name, amount in settled[-1]["payments"].items()}
+    chance = float(settled[-1].get("chance", 0.0))
+    paid = {name: float(amount) for name, amount in settled[-1]["payments"].items()}
+    payments = {name: payment for name, payment in paid.items() if abs(payment) > chance}
     largest = max((abs(payment) for payment in payments.values()), default=0.0)
-    return {name: payment / largest for name, payment in payments.items()} if largest else {}
+    return {name: payment / largest for name, payment in payments.items()}
