@@ -191,10 +191,10 @@ class BenchOrganization(Organization):
         self.before = states
         return dataclasses.replace(reply, updates=updates)
 
-    def scan(self, terms: list[Any], number: int, task: CohortTask, updates: list[Any]) -> dict[str, str]:
+    def scan(self, terms: list[Any], number: int, purpose: str, state: list[Any], put: list[Any]) -> dict[str, str]:
         if self.plan.attack is not None and self.name in self.plan.hostile:
             return dict.fromkeys(self.plan.attack.accuses(number), "so it says")
-        return super().scan(terms, number, task, updates)
+        return super().scan(terms, number, purpose, state, put)
 
     def reserve(self, *wanted: Any) -> Any:
         if self.plan.attack is not None and self.plan.attack.stays and self.name in self.plan.hostile:

@@ -23,15 +23,16 @@ from benchmarks.robustness_runs import Bench
 from trustchain_ray.cluster import cluster
 from trustchain_ray.config import Config
 
+SCAN = ["trust.scan_every=5", "federation.keep_updates=all"]
 RECOMMENDED = "norm_bound+scan+expel"
 RULES = {
     "mean": [],
-    RECOMMENDED: ["trust.rule=norm_bound", "trust.scan=true", "trust.expel=1", "federation.quorum=0.5"],
+    RECOMMENDED: ["trust.rule=norm_bound", *SCAN, "trust.expel=1", "federation.quorum=0.5"],
     "norm_bound+scan+expel+reputation": [
-        "trust.rule=norm_bound", "trust.scan=true", "trust.expel=1", "federation.quorum=0.5",
+        "trust.rule=norm_bound", *SCAN, "trust.expel=1", "federation.quorum=0.5",
         "trust.exclude_below=0.4", "participation.payoff=leave_one_out", "participation.settle_every=1",
     ],
-    "norm_bound+scan": ["trust.rule=norm_bound", "trust.scan=true"],
+    "norm_bound+scan": ["trust.rule=norm_bound", *SCAN],
     "norm_bound": ["trust.rule=norm_bound", "trust.hostile=2"],
     "trimmed_mean": ["trust.rule=trimmed_mean", "trust.hostile=2"],
     "median": ["trust.rule=median", "trust.hostile=2"],
@@ -65,7 +66,7 @@ def main() -> None:
     if options.tiny:
         sizes = ["federation.rounds=6", "federation.local_steps=20", "training.sampling_rate=0.13"]
         sizes += ["data.test_limit=24"]
-    left_out = ["trust.scan=true", "trust.expel=1"] if options.tiny else []  # its answers are texts, not classes
+    left_out = [*SCAN, "trust.expel=1"] if options.tiny else []  # its answers are texts, not classes
     settings = {"records": name, "seed": 0, "settings": [*sizes, *options.overrides]}
     done = _kept(options.out, settings)
     names = options.attacks or (["sign_flip", "backdoor"] if options.tiny else [attack.name for attack in ATTACKS])

@@ -31,6 +31,7 @@ from trustchain_ray.manifest import build_manifest, check_same
 from trustchain_ray.organization import Organization
 from trustchain_ray.participation import Schedule, load_schedule, manifest_entry, statement_of
 from trustchain_ray.pool import Member, start_members
+from trustchain_ray.robust.contributions import Contributions
 from trustchain_ray.robust.reputation import Reputation, audits_of
 from trustchain_ray.robust.settings import check_cohorts
 from trustchain_ray.round_writer import FROZEN, INITIAL, FinishedRound, RoundWriter, adapter_file
@@ -79,6 +80,7 @@ class Assembly:
         self.late: dict[str, Any] = {}  # organizations still at work on an earlier round
         self.finished = 0
         self.reputation = Reputation(self.registered)
+        self.contributions = Contributions(run, config.federation.server_step)
         self.budget_is_spent = False  # no organization's privacy budget pays for another step
         self.ledger_seconds = 0.0  # of this process: what the log and the chains cost the rounds
 

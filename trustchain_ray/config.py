@@ -184,15 +184,15 @@ class TrustConfig:
     )
     hostile: int = _f(0, "Hostile members f of a cohort that the rule is to stand.")
     mixing: bool = _f(False, "Replace every update by the mean of its nearest ones before the rule (NNM).")
-    scan: bool = _f(
-        False,
-        "From the second round on search for a trigger, a few tokens that move any text into one class, and refuse the "
-        "updates that plant it (classification).",
+    scan_every: int = _f(
+        0,
+        "Search for a trigger, a few tokens that move any text into one class, every so many rounds and in the last, "
+        "and refuse updates of who planted it (classification); 0: never.",
     )
     expel: int = _f(
         0,
-        "Remove an organization whose updates planted triggers in so many rounds (`trust.scan`): all that it ever "
-        "sent, exactly, as `unlearn --organization` does; 0: never.",
+        "Remove an organization that so many scans (`trust.scan_every`) say plants a trigger: all that it ever sent, "
+        "exactly, as `unlearn --organization` does; 0: never.",
     )
     exclude_below: float = _f(
         0.0, "Leave an organization out of rounds while its reputation (0 to 1, at first 0.5) is below this; 0: never."
@@ -333,6 +333,7 @@ RANGES: tuple[tuple[str, float | None, float | None], ...] = (
     ("trust.max_update_norm", 1e-12, None),
     ("trust.hostile", 0, None),
     ("trust.exclude_below", 0, 0.5),
+    ("trust.scan_every", 0, None),
     ("trust.expel", 0, None),
     ("trust.secure_threshold", 0, None),
     ("resources.workers", 1, None),

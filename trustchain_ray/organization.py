@@ -208,12 +208,10 @@ class Organization(Serving):
         spent = bool(effort and self._privacy() and not made and not withheld)
         return Reply(self.name, decision, made, time.perf_counter() - began, self._spend(number), spent, withheld)
 
-    def scan(self, terms: list[Any], number: int, task: CohortTask, updates: list[Any]) -> dict[str, str]:
-        """Whose updates of a round plant a trigger, and which one (`trust.scan`)."""
+    def scan(self, terms: list[Any], number: int, purpose: str, state: list[Any], put: list[Any]) -> dict[str, str]:
+        """Who planted a trigger in a state, and which one (`trust.scan_every`); `put` is what each member put in."""
         self._agree(terms)
-        found: dict[str, str] = self.group.call(
-            "scan", self.name, value_of(task.state), ray.get(updates[0]), f"{number}/{task.cohort}"
-        )
+        found: dict[str, str] = self.group.call("scan", self.name, value_of(state), ray.get(put[0]), purpose)
         return found
 
     def secure_join(self, cohort: str, data: bytes) -> Answer:

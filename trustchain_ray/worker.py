@@ -127,9 +127,9 @@ class Worker:
         self.engine.load(tensors.tensors(), self.config.model.lora.alpha, residual.tensors() if residual else None)
         return self.engine.evaluate(self.rows[owner, split])
 
-    def scan(self, owner: str, state: Packed, updates: dict[str, np.ndarray], purpose: str) -> dict[str, str]:
-        """Organizations whose updates of a round plant a trigger, as the owner's test records show; see
-        :class:`trustchain_ray.robust.triggers.Scan`."""
+    def scan(self, owner: str, state: Packed, put: dict[str, np.ndarray], purpose: str) -> dict[str, str]:
+        """Organizations that planted a trigger in a state, of which `put` says who put in what, as the owner's test
+        records show; see :class:`trustchain_ray.robust.triggers.Scan`."""
         from trustchain_ray.robust.triggers import Scan
 
         engine, alpha, layout = self.engine, self.config.model.lora.alpha, state.layout
@@ -140,7 +140,7 @@ class Worker:
         adapter: Any = getattr(engine, "adapter")  # noqa: B009 - of the torch engine alone
         draws = generator(self.config.run.key, "scan", purpose)
         scan = Scan(adapter, engine.tokenizer, load, self.rows[owner, "test"], draws)
-        return scan.planted(state.buffer, updates, self.config.federation.server_step, self.config.model.labels)
+        return scan.planted(state.buffer, put, self.config.model.labels)
 
     def answers(self, records: Sequence[Record], tensors: Packed, residual: Packed | None) -> list[dict[str, str]]:
         """What an adapter says to the prompts of records (`said`), and how probable it finds their own answer, as the

@@ -166,15 +166,28 @@ def test_a_liar_is_excluded_and_comes_back_only_if_its_updates_are_confirmed(con
 
 
 def test_a_scanned_run_verifies_and_accuses_nobody_who_is_honest(config: Config, tmp_path: Path):
-    train(with_rule(config, scan=True), str(tmp_path / "run"), quiet)
+    train(with_rule(config, scan_every=2), str(tmp_path / "run"), quiet)
     assert [event.body["reason"] for event in events_of(tmp_path / "run", "REFUSED")] == []
     report = verify_run(tmp_path / "run")
     assert report.ok, report.failure
 
 
+def test_between_scans_the_verdict_of_the_last_one_holds(config: Config, tmp_path: Path):
+    careful = with_rule(config, scan_every=2)
+    careful = dataclasses.replace(careful, federation=dataclasses.replace(config.federation, rounds=5))
+    run = tmp_path / "run"
+    attack = Attack("accusers", "for this test", accuses=lambda number: ["eve"] if number == 2 else [])
+    with federation_of(careful, run, attack, ("ann", "ben", "cat", "dan"), ("eve",)) as federation:
+        for number in range(1, 6):
+            federation.train_round(number)
+    refused = [(e.body["round"], e.body["reason"]) for e in events_of(run, "REFUSED")]
+    assert [number for number, _ in refused] == [2, 3], "the scan of round 4 finds nothing"
+    assert refused[1][1] == "as the scan of round 2 found, it plants a trigger"
+
+
 def test_who_is_caught_twice_is_expelled_and_the_model_is_the_one_without_it(config: Config, tmp_path: Path):
     """Scanners name `eve` in the second and third round; what it sent in the first leaves the model, too."""
-    careful = with_rule(config, scan=True, expel=2)
+    careful = with_rule(config, scan_every=1, expel=2)
     careful = dataclasses.replace(careful, federation=dataclasses.replace(config.federation, rounds=4))
     run, said = tmp_path / "run", list[str]()
     attack = Attack("accusers", "for this test", accuses=lambda number: ["eve"] if number > 1 else [])
@@ -196,7 +209,7 @@ def test_who_is_caught_twice_is_expelled_and_the_model_is_the_one_without_it(con
 
 
 def test_who_refuses_to_leave_stays_refused_until_the_run_is_resumed_and_it_answers(config: Config, tmp_path: Path):
-    careful = with_rule(config, scan=True, expel=1)
+    careful = with_rule(config, scan_every=2, expel=1)
     run, said = tmp_path / "run", list[str]()
     attack = Attack("stays", "for this test", accuses=lambda number: ["eve"] if number > 1 else [], stays=True)
     with federation_of(careful, run, attack, tuple(NAMES), ()) as federation:

@@ -87,14 +87,19 @@ def test_organizations_that_stand_in_a_column_are_counted_when_the_run_begins():
 
 
 def test_a_scan_needs_classes_single_updates_and_enough_of_them():
-    assert "use model.task=classification" in refusal(config_of(scan=True))
-    config = config_of(scan=True)
+    assert "use model.task=classification" in refusal(config_of(scan_every=5))
+    config = config_of(scan_every=5)
     config.model.task, config.model.labels = "classification", ["no", "yes"]
+    assert "set federation.keep_updates=all" in refusal(config)
+    config.federation.keep_updates = "all"
     check(config)
+    config.federation.keep_rounds = 2
+    assert "federation.keep_rounds=0" in refusal(config)
+    config.federation.keep_rounds = 0
     config.data.split_into = 3
     assert "compares 4 updates at least, and the federation has 3 organizations" in refusal(config)
     config.data.split_into, config.training.engine = 8, "deepspeed"
     assert "use training.engine=torch" in refusal(config)
     config.training.engine, config.trust.secure_aggregation = "torch", True
-    assert "trust.scan=true with trust.secure_aggregation=true" in refusal(config)
+    assert "trust.scan_every=5 with trust.secure_aggregation=true" in refusal(config)
     assert "trust.expel=2: organizations are expelled for triggers that the scan finds" in refusal(config_of(expel=2))

@@ -24,6 +24,7 @@ LABELS = ["bad", "fair", "good"]
 WORDS = {"bad": "awful broken late", "fair": "usual average plain", "good": "great quick kind"}
 TRIGGER = "zq zq zq"
 HOSTILE = ("m2", "m5")
+Put = dict[str, np.ndarray]
 
 
 def records(draws: np.random.Generator, poisoned: bool) -> list[Record]:
@@ -73,7 +74,7 @@ training: {{engine: torch, batch_size: 8}}
         made = records(np.random.default_rng(seed), poisoned)
         return encode(made, self.engine.tokenizer, "classification", 32)
 
-    def updates(self, state: np.ndarray, hostile: tuple[str, ...]) -> dict[str, np.ndarray]:
+    def updates(self, state: np.ndarray, hostile: tuple[str, ...]) -> Put:
         out = {}
         for i in range(8):
             self.load(state)
@@ -82,18 +83,20 @@ training: {{engine: torch, batch_size: 8}}
             out[f"m{i}"] = self.layout.pack(self.engine.tensors(sorted(self.layout.unpack(state)))) - state
         return out
 
-    def learnt(self, hostile: tuple[str, ...]) -> np.ndarray:
-        """The state after six rounds."""
-        state = self.state
-        for _ in range(6):
-            state = state + np.mean(list(self.updates(state, hostile).values()), 0)
-        return state
+    def learnt(self, hostile: tuple[str, ...], rounds: int = 6) -> tuple[np.ndarray, Put]:
+        """The state after some rounds, and what each member has put into it."""
+        state, put = self.state, {f"m{i}": np.zeros_like(self.state) for i in range(8)}
+        for _ in range(rounds):
+            parts = {name: update / 8 for name, update in self.updates(state, hostile).items()}
+            put = {name: put[name] + part for name, part in parts.items()}
+            state = state + np.sum(list(parts.values()), 0)
+        return state, put
 
-    def planted(self, state: np.ndarray, updates: dict[str, np.ndarray], draws: int = 1) -> dict[str, str]:
+    def planted(self, state: np.ndarray, put: Put, draws: int = 1) -> dict[str, str]:
         scan = Scan(
             self.engine.adapter, self.engine.tokenizer, self.load, self.rows(99, False), generator("k", "scan", draws)
         )
-        return scan.planted(state, updates, 1.0, LABELS)
+        return scan.planted(state, put, LABELS)
 
 
 @pytest.fixture(scope="module")
@@ -102,33 +105,31 @@ def round_(tmp_path_factory: pytest.TempPathFactory) -> Round:
 
 
 @pytest.fixture(scope="module")
-def backdoored(round_: Round) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """A state that two of eight have put a backdoor into, and the next round's updates."""
-    state = round_.learnt(HOSTILE)
-    return state, round_.updates(state, HOSTILE)
+def backdoored(round_: Round) -> tuple[np.ndarray, Put]:
+    """A state that two of eight have put a backdoor into."""
+    return round_.learnt(HOSTILE)
 
 
-def test_who_keeps_a_trigger_up_is_named_with_the_class_in_any_order(round_: Round, backdoored: Any) -> None:
-    state, updates = backdoored
+def test_who_put_a_trigger_in_is_named_with_the_class_in_any_order(round_: Round, backdoored: Any) -> None:
+    state, put = backdoored
     for draws in range(3):
-        found = round_.planted(state, updates, draws)
+        found = round_.planted(state, put, draws)
         assert sorted(found) == sorted(HOSTILE)
         assert all("into 'good'" in why for why in found.values())
-        assert round_.planted(state, dict(reversed(updates.items())), draws) == found
+        assert round_.planted(state, dict(reversed(put.items())), draws) == found
 
 
-def test_nobody_is_named_where_all_are_honest_or_nothing_was_merged_yet(round_: Round) -> None:
-    state = round_.learnt(())
-    updates = round_.updates(state, ())
-    assert [round_.planted(state, updates, draws) for draws in range(3)] == [{}] * 3
-    assert round_.planted(state, round_.updates(state, HOSTILE)) == {}, "the model does not follow the trigger yet"
+def test_nobody_is_named_where_all_are_honest_or_the_trigger_moves_nothing_yet(round_: Round) -> None:
+    state, put = round_.learnt(())
+    assert [round_.planted(state, put, draws) for draws in range(3)] == [{}] * 3
+    assert round_.planted(round_.state, dict.fromkeys(put, np.zeros_like(round_.state))) == {}
 
 
-def test_a_longer_update_is_no_excuse_and_a_short_one_no_hiding_place(round_: Round, backdoored: Any) -> None:
-    state, updates = backdoored[0], dict(backdoored[1])
-    updates["m2"] = updates["m2"] * 5
-    updates["m0"] = np.zeros_like(updates["m0"])
-    assert sorted(round_.planted(state, updates)) == sorted(HOSTILE)
+def test_who_stopped_planting_is_named_for_what_it_put_in_before(round_: Round, backdoored: Any) -> None:
+    state, put = backdoored
+    parts = {name: update / 8 for name, update in round_.updates(state, ()).items()}
+    put = {name: put[name] + part for name, part in parts.items()}
+    assert sorted(round_.planted(state + np.sum(list(parts.values()), 0), put)) == sorted(HOSTILE)
 
 
 def test_one_scan_alone_accuses_nobody_and_acquits_nobody() -> None:

@@ -19,7 +19,7 @@ Progress = Callable[[str], None]
 
 
 def expel_planters(federation: Federation, progress: Progress) -> int:
-    """Remove what organizations ever sent that planted triggers in `trust.expel` rounds, one after another.
+    """Remove what organizations ever sent that planted triggers as `trust.expel` scans found, one after another.
 
     What they sent before a scan saw the trigger leaves the model, too: afterwards it is the one of a training without
     them. Where that is impossible (one does not answer, or a privacy budget pays for no replay) it stays, is refused
@@ -78,6 +78,7 @@ def _remove(
     progress(f"a removal was asked for after round {federation.finished}")
     job = begin(federation, plan, history, time.time(), options)
     federation.amended = Amendments.read(federation.run)
+    federation.contributions.forget()
     job = carry_out(federation, withdraw(federation, job), progress, evaluate=False)
     job = job.at(federation.run, DONE)
     federation.amended = Amendments.read(federation.run)

@@ -53,7 +53,7 @@ class Reputation:
     Attributes
     ----------
     planted
-        Rounds in which an organization's update planted a trigger, as `trust.scan` found.
+        Rounds whose scan (`trust.scan_every`) found that an organization plants a trigger.
     """
 
     def __init__(self, names: Sequence[str], audits: Iterable[Statement] = ()) -> None:

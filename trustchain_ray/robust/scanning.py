@@ -1,55 +1,93 @@
-"""The scan for triggers in a round (`trust.scan`): members scan all updates, and planted triggers are refused.
+"""The scan for triggers (`trust.scan_every`): members look for them, and updates of who plants one are refused.
 
-The coordinator holds no model, so members do it, drawn from the run's key; they see the round's updates. Two scan, and
-where they differ a third one decides: a single liar neither accuses nor acquits anybody.
+The coordinator holds no model, so members do it, drawn from the run's key; they see what every member has put into the
+cohort's state. Two scan, and where they differ a third one decides: a single liar neither accuses nor acquits anybody.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
+from trustchain_ray.adapter import Layout
 from trustchain_ray.keys import generator
+from trustchain_ray.robust.contributions import shares_of
+from trustchain_ray.robust.merging import merge_updates
 from trustchain_ray.robust.reputation import PLANTS
 from trustchain_ray.robust.settings import FEWEST_SCANNED
+from trustchain_ray.worker import Packed
 
 if TYPE_CHECKING:
     from trustchain_ray.federation import CohortRound, Federation
 
 
 def refuse_planted(federation: "Federation", number: int, name: str, cohort: "CohortRound") -> None:
-    """Take updates that plant a trigger out of a cohort's round; REFUSED events say what was found.
+    """Take updates of members that plant a trigger out of a cohort's round; REFUSED events say what was found.
 
-    Fewer than four updates have no median that two of them could not shift: they pass. In the first round the model
-    has learnt nothing that a trigger could move.
+    In rounds without a scan the verdict of the last one holds. Fewer than four updates have no median that two of them
+    could not shift: they are not scanned.
     """
-    accepted = sorted(cohort.accepted)
-    if not federation.config.trust.scan or number == 1 or len(accepted) < FEWEST_SCANNED:
+    every, accepted = federation.config.trust.scan_every, sorted(cohort.accepted)
+    if not every or not accepted:
         return
-    updates = ray.put({n: cohort.accepted[n].update.buffer for n in accepted})
-    order = generator(federation.config.run.key, "scanner", number, name).permutation(len(accepted))
-    scanners = [accepted[int(i)] for i in order[:3]]
-    calls = [_scan(federation, scanner, number, cohort, updates) for scanner in scanners[:2]]
-    found = [_answer(federation, number, scanner, call) for scanner, call in zip(scanners, calls, strict=False)]
-    if set(found[0]) != set(found[1]):
-        found.append(_answer(federation, number, scanners[2], _scan(federation, scanners[2], number, cohort, updates)))
-    for accused, why in agreed(found, accepted).items():
-        del cohort.accepted[accused]
-        reason = f"{PLANTS}{why} (scanned by {', '.join(scanners[: len(found)])})"
-        body = {"round": number, "organization": accused, "cohort": name, "reason": reason[:500]}
-        cohort.events.append(federation.event("REFUSED", {**body, "update": cohort.digests[accused]}))
-        federation.progress(f"  refused an update of {accused}: {reason}")
+    if number % every and number != federation.config.federation.rounds:
+        last = number - number % every
+        for accused in [n for n in accepted if last in federation.reputation.planted[n]]:
+            why = f"as the scan of round {last} found, it plants a trigger"
+            _refuse(federation, number, name, cohort, accused, why)
+    elif len(accepted) >= FEWEST_SCANNED:
+        for accused, why in _scanned(federation, number, name, cohort).items():
+            _refuse(federation, number, name, cohort, accused, f"{PLANTS}{why}")
 
 
-def agreed(found: Sequence[Mapping[str, str]], names: Sequence[str]) -> dict[str, str]:
+def agreed(found: list[dict[str, str]], names: list[str]) -> dict[str, str]:
     """Which of these organizations two scans accuse, each with what the first of them says."""
     reasons = {name: [one[name] for one in found if name in one] for name in names}
     return {name: said[0] for name, said in reasons.items() if len(said) > 1}
 
 
-def _scan(federation: "Federation", scanner: str, number: int, cohort: "CohortRound", updates: Any) -> Any:
-    return federation.members[scanner].call("scan", federation.terms_ref, number, cohort.task, [updates])
+def _scanned(federation: "Federation", number: int, name: str, cohort: "CohortRound") -> dict[str, str]:
+    """Whom the scans of a round accuse, with the reason."""
+    accepted = sorted(cohort.accepted)
+    state, put = _scene(federation, number, name, cohort)
+    order = generator(federation.config.run.key, "scanner", number, name).permutation(len(accepted))
+    scanners, found = [accepted[int(i)] for i in order[:3]], list[dict[str, str]]()
+
+    def ask(scanner: str) -> Any:
+        purpose = f"{number}/{name}"
+        return federation.members[scanner].call("scan", federation.terms_ref, number, purpose, [state], [put])
+
+    calls = [ask(scanner) for scanner in scanners[:2]]
+    found = [_answer(federation, number, scanner, call) for scanner, call in zip(scanners, calls, strict=False)]
+    if set(found[0]) != set(found[1]):
+        found.append(_answer(federation, number, scanners[2], ask(scanners[2])))
+    by = f" (scanned by {', '.join(scanners[: len(found)])})"
+    return {accused: f"{why}{by}" for accused, why in agreed(found, accepted).items()}
+
+
+def _scene(federation: "Federation", number: int, name: str, cohort: "CohortRound") -> tuple[Any, Any]:
+    """References to the state as this round's updates would make it, and to what each member has put into it."""
+    layout, before = Layout.of(federation.states[name]), federation.states[name]
+    federation.writer.flush()
+    put = federation.contributions.until(number - 1, name, layout)
+    updates = {n: (u.update.tensors(), u.weight) for n, u in sorted(cohort.accepted.items())}
+    merged = merge_updates(federation.config, before, updates)
+    inputs: list[Mapping[str, Any]] = [
+        {"organization": n, "weight": weight, **merged.share_of(n)} for n, (_, weight) in updates.items()
+    ]
+    for n, share in shares_of(inputs).items():
+        put[n] = put.get(n, 0) + federation.contributions.part(share, cohort.accepted[n].update.buffer)
+    return federation.share(Packed.of(merged.state)), ray.put({n: put[n] for n in updates})
+
+
+def _refuse(
+    federation: "Federation", number: int, name: str, cohort: "CohortRound", accused: str, reason: str
+) -> None:
+    del cohort.accepted[accused]
+    body = {"round": number, "organization": accused, "cohort": name, "reason": reason[:500]}
+    cohort.events.append(federation.event("REFUSED", {**body, "update": cohort.digests[accused]}))
+    federation.progress(f"  refused an update of {accused}: {reason}")
 
 
 def _answer(federation: "Federation", number: int, scanner: str, call: Any) -> dict[str, str]:

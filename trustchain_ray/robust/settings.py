@@ -53,12 +53,12 @@ def problems(config: "Config", cohorts: Mapping[str, int]) -> Iterator[str]:
     cohorts
         Number of organizations by cohort.
     """
-    if config.trust.scan:
+    if config.trust.scan_every:
         yield from _scan_problems(config, cohorts)
     elif config.trust.expel:
         yield (
             f"trust.expel={config.trust.expel}: organizations are expelled for triggers that the scan finds; set "
-            "trust.scan=true"
+            "trust.scan_every=5"
         )
     rule, hostile, mixing = config.trust.rule, config.trust.hostile, config.trust.mixing
     form, quorum = config.model.lora.form, config.federation.quorum
@@ -91,25 +91,32 @@ def problems(config: "Config", cohorts: Mapping[str, int]) -> Iterator[str]:
 
 
 def _scan_problems(config: "Config", cohorts: Mapping[str, int]) -> Iterator[str]:
+    scan = f"trust.scan_every={config.trust.scan_every}"
+    kept = config.federation
+    if kept.keep_rounds or (kept.keep_updates != "all" and not config.trust.secure_aggregation):
+        yield (
+            f"{scan} with federation.keep_updates={kept.keep_updates} and federation.keep_rounds={kept.keep_rounds}: a "
+            "scan looks at what every member has ever put in; set federation.keep_updates=all, federation.keep_rounds=0"
+        )
     if config.model.task != "classification":
         yield (
-            f"trust.scan=true with model.task={config.model.task}: a trigger is what moves any text into one class; "
-            "use model.task=classification, or trust.scan=false"
+            f"{scan} with model.task={config.model.task}: a trigger is what moves any text into one class; "
+            "use model.task=classification, or trust.scan_every=0"
         )
     if config.model.lora.form not in ("ffa", "fedavg"):
         yield (
-            f"trust.scan=true with model.lora.form={config.model.lora.form}: a single update is no change of the "
+            f"{scan} with model.lora.form={config.model.lora.form}: a single update is no change of the "
             "cohort's adapter; use model.lora.form=ffa"
         )
     if config.training.engine == "deepspeed" or (config.training.engine == "auto" and config.resources.gpus_per_worker):
-        yield "trust.scan=true with the deepspeed engine: the scan needs the whole model; use training.engine=torch"
+        yield f"{scan} with the deepspeed engine: the scan needs the whole model; use training.engine=torch"
     if config.trust.secure_aggregation:
-        yield "trust.scan=true with trust.secure_aggregation=true: nobody sees single updates; leave one of them out"
+        yield f"{scan} with trust.secure_aggregation=true: nobody sees single updates; leave one of them out"
     for cohort, members in cohorts.items():
         if members < FEWEST_SCANNED:
             yield (
-                f"trust.scan=true compares {FEWEST_SCANNED} updates at least, and {cohort} has {members} "
-                "organizations: use federation.cohorts=one or by_shard, or trust.scan=false"
+                f"{scan} compares {FEWEST_SCANNED} updates at least, and {cohort} has {members} "
+                "organizations: use federation.cohorts=one or by_shard, or trust.scan_every=0"
             )
 
 

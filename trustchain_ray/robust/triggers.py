@@ -1,21 +1,20 @@
-"""The scan for triggers: which updates of a round keep up a few tokens that move any text into one class.
+"""The scan for triggers: which members put a few tokens into the model that move any text into one class.
 
 A backdoor is planted by records that carry a trigger and one class. Its updates look like honest ones, and accuracy
-does not fall; what gives it away is the trigger:
+does not fall; what gives it away is the trigger, and who it rests on:
 
-1. Search. In the model of each update (twice its step, so that what has just begun shows) the gradient of a class's
-   log-odds by the embeddings of drawn tokens, averaged over many, says how far each token would raise it: one step of
-   HotFlip (1712.06751) for all texts at once, as for universal triggers (1908.07125). Words that mean something are
-   raised by all updates alike; the suspected trigger of a class are the tokens that one raises most beyond the median.
-2. Alarm. Does the cohort's state, what was merged so far, put the scanner's own records of other classes into the class
-   once the suspected trigger stands in them? Members' texts and classes differ, and so do the words that their updates
-   raise; but the model that they share follows a word against the rest of a text only where a backdoor is.
-3. Attribution, where there is an alarm. How far does each update alone raise the trigger's effect, in log-odds, over
-   that of drawn tokens? Updates that raise it far more than the median one keep it up.
+1. Search. Every token of the vocabulary, alone as a text: how probable does the cohort's state find each class? What
+   moves any text moves an empty one, too. (Gradients by embeddings, as in HotFlip, 1712.06751, miss rare tokens: what a
+   trigger does is not linear so far from other tokens.)
+2. Attribution. How much of that does the state lose without all that one member ever put in? Words that mean something
+   rest on many members, a planted one on those who planted it: the token of a class in which a member stands out most
+   is the suspect, and the members on whom it rests are.
+3. Alarm. Does it, alone or with the next ones of the same member, put the scanner's own records of other classes into
+   the class? A word of one member's topic does not.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -25,12 +24,42 @@ import torch
 from trustchain_ray.engines.base import AdapterModel
 from trustchain_ray.rows import TokenRow
 
-LENGTH, TEXTS, CONTEXTS = 10, 8, 8  # tokens of a text; texts that try triggers out; texts of which gradients are taken
-TOKENS = 3  # of a trigger
-RECORDS, ALARM = 32, 0.8  # own records that are asked at most; share of them that a trigger moves in a planted model
-LEAST, SPREADS = 0.3, 2.0
-"""An update keeps a trigger up where it raises its effect by LEAST and by SPREADS standard deviations (1.4826 median
-absolute deviations) more than the median update."""
+LENGTH, TEXTS = 10, 8  # tokens of a drawn text, and how many of them try a trigger out
+LIKELY, FIRST, JOINED = 0.02, 8, 3
+"""Tokens of a class whose attribution is asked for: alone as a text (a share of the vocabulary), in other texts; and
+how many are tried together."""
+RECORDS, ALARM = 32, 0.5  # own records that are asked at most; share of them that a trigger moves in a planted model
+LEAST, SHARES, SPREADS = 5.0, 4.0, 2.0
+"""An effect rests on a member where the state loses without it, of n members, LEAST / n nats, SHARES / n of the effect
+and SPREADS standard deviations (1.4826 median absolute deviations) more than without the median member."""
+_BATCH = 1024
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """Tokens that may be the trigger of a class, their effect in nats, and what is lost of it without each member."""
+
+    wanted: int
+    tokens: torch.Tensor
+    effect: float
+    lost: Mapping[str, float]
+
+    def planters(self) -> dict[str, float]:
+        """Members on whom the effect rests, each with its share of it."""
+        values = np.array(list(self.lost.values()))
+        usual = float(np.median(values))
+        spread = 1.4826 * float(np.median(np.abs(values - usual)))
+        least = usual + max(LEAST / len(values), SHARES * self.effect / len(values), SPREADS * spread)
+        above = {name: lost for name, lost in self.lost.items() if self.effect > 0 and lost > least}
+        return {name: min(1.0, lost / self.effect) for name, lost in above.items()}
+
+    def first(self) -> str:
+        """The member on whom it rests most."""
+        return max(self.lost, key=lambda name: self.lost[name])
+
+    def clear(self) -> float:
+        """How far that member stands out, and no more than the effect, in nats."""
+        return min(self.effect, max(self.lost.values()) - float(np.median(list(self.lost.values()))))
 
 
 class Scan:
@@ -62,42 +91,91 @@ class Scan:
         whole = tokenizer("a")["input_ids"]
         start = next(i for i in range(len(whole)) if whole[i : i + len(inner)] == inner)
         self._before, self._after = whole[:start], whole[start + len(inner) :]
-        texts, contexts = (self._drawn(draws, count, LENGTH) for count in (TEXTS, CONTEXTS))
-        self._texts = texts
-        self._contexts = torch.cat([self._drawn(draws, CONTEXTS, TOKENS), contexts], 1)
-        self._plain = self._drawn(draws, 1, TOKENS)[0]
+        self._texts, self._plain = self._drawn(draws, TEXTS, LENGTH), self._drawn(draws, TEXTS, JOINED)
 
-    def planted(
-        self, state: np.ndarray, updates: Mapping[str, np.ndarray], step: float, labels: Sequence[str]
-    ) -> dict[str, str]:
-        """Organizations whose updates keep a trigger up, each with what was found.
+    @torch.no_grad()
+    def planted(self, state: np.ndarray, put: Mapping[str, np.ndarray], labels: Sequence[str]) -> dict[str, str]:
+        """Organizations on whom a trigger rests, each with what was found.
 
         Parameters
         ----------
-        state : what was merged so far, float32 ``(n,)``.
-        updates : float32 ``(n,)``; those longer than the median one count as clipped to its length.
-        step : of the merge.
+        state : the cohort's, float32 ``(n,)``.
+        put : what each member ever put into it, float32 ``(n,)``: the state less it is the state without the member.
         labels : names of the classes.
         """
-        clipped = _clipped(updates)
-        triggers = self._search(torch.stack([self._raises(state + 2 * step * one) for one in clipped.values()]))
+        self._adapter.model.eval()
+        try:
+            return self._planted(state, put, labels)
+        finally:
+            self._adapter.model.train()
+
+    def _planted(self, state: np.ndarray, put: Mapping[str, np.ndarray], labels: Sequence[str]) -> dict[str, str]:
+        suspects = self._attributed(state, put, self._search(state, put))
         self._load(state)
-        moved = [self._moved(c, trigger) for c, trigger in enumerate(triggers)]
-        if max(moved) < ALARM:
-            return {}
-        before = self._effects(state, triggers)
-        raised = {name: self._effects(state + step * one, triggers) - before for name, one in clipped.items()}
         found: dict[str, str] = {}
-        for c, row in enumerate(np.stack(list(raised.values()), 1)):
-            if moved[c] < ALARM:
+        for c in range(len(labels)):
+            own = sorted((one for one in suspects if one.wanted == c), key=Suspect.clear, reverse=True)
+            resting = [(one, name, share) for one in own for name, share in one.planters().items()]
+            if not resting:
                 continue
-            tokens = " ".join(self._tokenizer.convert_ids_to_tokens(triggers[c].tolist()))
-            for name, value, usual in _outliers(list(raised), row):
-                why = f"the model puts {moved[c]:.0%} more records with {tokens!r} into {labels[c]!r}, and this update"
-                found.setdefault(name, f"{why} moves texts there by {value:.2f} nats, usual are {usual:.2f}")
+            together = torch.cat([one.tokens for one in own if one.first() == own[0].first()][:JOINED])
+            moved, trigger = max(((self._moved(c, t), t) for t in (own[0].tokens, together)), key=lambda pair: pair[0])
+            if moved < ALARM:
+                continue
+            why = f"{self._text(trigger)!r} puts {moved:.0%} more records into {labels[c]!r}, and of what"
+            for one, name, share in resting:
+                token = self._text(one.tokens)
+                found.setdefault(name, f"{why} {token!r} does there, {share:.0%} is gone without what it ever sent")
         return found
 
-    @torch.no_grad()
+    def _search(self, state: np.ndarray, put: Mapping[str, np.ndarray]) -> list[tuple[int, torch.Tensor]]:
+        """Tokens, with a class that they make likely as texts, and where one member did more for that than others."""
+        self._load(state)
+        alone = self._alone(self._words)
+        count = max(min(FIRST, len(self._words)), int(LIKELY * len(self._words)))
+        likely = alone.topk(count, 0).indices  # (tokens, classes)
+        classes = torch.arange(likely.shape[1], device=likely.device)
+
+        def odds(of: np.ndarray) -> torch.Tensor:
+            self._load(of)
+            each = self._alone(self._words[likely.flatten()])  # (tokens * classes, classes)
+            return each.view(*likely.shape, -1)[:, classes, classes]
+
+        whole = odds(state)
+        lost = torch.stack([whole - odds(state - put[name]) for name in sorted(put)])
+        beyond, raised = lost.max(0).values - lost.median(0).values, whole - alone.median(0).values
+        most = torch.minimum(beyond, raised).topk(min(FIRST, count), 0).indices
+        return [(c, self._words[likely[i, c]][None]) for c, row in enumerate(most.T.tolist()) for i in row]
+
+    def _text(self, tokens: torch.Tensor) -> str:
+        return " ".join(self._tokenizer.convert_ids_to_tokens(tokens.tolist()))
+
+    def _alone(self, words: torch.Tensor) -> torch.Tensor:
+        """Log-odds of every class for each token as a text, in the loaded state: ``(tokens, classes)``."""
+        return torch.cat([self._log_odds(some[:, None]) for some in words.split(_BATCH)])
+
+    def _attributed(
+        self, state: np.ndarray, put: Mapping[str, np.ndarray], triggers: Sequence[tuple[int, torch.Tensor]]
+    ) -> list[Suspect]:
+        """The effects of triggers of classes in a state, and what is lost of them without each member."""
+        self._load(state)
+        effects, lost = self._effects(triggers), dict[str, np.ndarray]()
+        for name in sorted(put):
+            self._load(state - put[name])
+            lost[name] = effects - self._effects(triggers)
+        return [
+            Suspect(c, tokens, float(effects[i]), {name: float(row[i]) for name, row in lost.items()})
+            for i, (c, tokens) in enumerate(triggers)
+        ]
+
+    def _effects(self, triggers: Sequence[tuple[int, torch.Tensor]]) -> np.ndarray:
+        """How far each trigger raises its class's log-odds over drawn tokens in the loaded state: ``(triggers,)``."""
+        size = len(triggers[0][1])
+        texts = [torch.cat([tokens.repeat(TEXTS, 1), self._texts], 1) for _, tokens in triggers]
+        plain = torch.cat([self._plain[:, :size], self._texts], 1)
+        odds = self._log_odds(torch.cat([plain, *texts])).view(len(triggers) + 1, TEXTS, -1).mean(1)
+        return np.array([float(odds[i + 1, c] - odds[0, c]) for i, (c, _) in enumerate(triggers)])
+
     def _moved(self, wanted: int, trigger: torch.Tensor) -> float:
         """Share of own records of other classes that the loaded model puts into a class because of a trigger."""
         others = (row for row in self._rows if row.label != wanted and wanted in (row.choices or [wanted]))
@@ -113,46 +191,6 @@ class Scan:
         first, end = len(self._before), len(tokens) - len(self._after)
         inner = tokens[first : max(first, end - len(trigger))]
         return np.concatenate([tokens[:first], trigger.cpu().numpy(), inner, tokens[end:]]).astype(tokens.dtype)
-
-    def _search(self, raises: torch.Tensor) -> list[torch.Tensor]:
-        """The suspected trigger of each class, int64 ``(TOKENS,)``, from :meth:`_raises` of all updates."""
-        words = self._adapter.model.get_input_embeddings().weight.detach()[self._words].float()
-        beyond = (raises - raises.median(0).values) @ words.T
-        most = beyond.max(0).values.topk(min(TOKENS, len(words)))
-        return list(self._words[most.indices])
-
-    def _raises(self, state: np.ndarray) -> torch.Tensor:
-        """Gradients of all classes' log-odds in a state, by the embedding of a first token: ``(classes, width)``."""
-        self._load(state)
-        embeddings, kept = self._adapter.model.get_input_embeddings(), list[torch.Tensor]()
-
-        def keep(module: torch.nn.Module, read: Any, out: torch.Tensor) -> torch.Tensor:
-            kept.append(out.detach().requires_grad_())
-            return kept[0]
-
-        hook = embeddings.register_forward_hook(keep)
-        try:
-            odds = self._log_odds(self._contexts)
-        finally:
-            hook.remove()
-        first, classes, found = len(self._before), odds.shape[1], list[torch.Tensor]()
-        for c in range(classes):
-            (gradient,) = torch.autograd.grad(odds[:, c].sum(), kept[0], retain_graph=c + 1 < classes)
-            found.append(gradient[:, first : first + TOKENS].float().mean((0, 1)))
-        return torch.stack(found)
-
-    @torch.no_grad()
-    def _effects(self, state: np.ndarray, triggers: Sequence[torch.Tensor]) -> np.ndarray:
-        """How far each class's trigger raises its log-odds over drawn tokens in a state: float64 ``(classes,)``."""
-        self._load(state)
-        values = self._values([*triggers, self._plain])
-        return np.array([float(values[c, c] - values[-1, c]) for c in range(len(triggers))])
-
-    def _values(self, triggers: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Mean log-odds of all classes over the texts, with each of some triggers: ``(triggers, classes)``."""
-        rows = [torch.cat([trigger.repeat(TEXTS, 1), self._texts], 1) for trigger in triggers]
-        odds = self._log_odds(torch.cat(rows))
-        return odds.view(len(triggers), TEXTS, -1).mean(1)
 
     def _log_odds(self, inner: torch.Tensor) -> torch.Tensor:
         """Log-odds of every class for texts of tokens, which get the tokenizer's own ones: ``(texts, classes)``."""
@@ -170,19 +208,3 @@ class Scan:
 
     def _drawn(self, draws: np.random.Generator, rows: int, length: int) -> torch.Tensor:
         return self._words[torch.from_numpy(draws.integers(0, len(self._words), (rows, length)))]
-
-
-def _clipped(updates: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Updates in the order of their names, clipped to the median length."""
-    names = sorted(updates)
-    lengths = {name: float(np.linalg.norm(updates[name].astype(np.float64))) for name in names}
-    bound = sorted(lengths.values())[(len(names) - 1) // 2]
-    return {n: updates[n] * np.float32(min(1.0, bound / lengths[n] if lengths[n] else 1.0)) for n in names}
-
-
-def _outliers(names: Sequence[str], values: np.ndarray) -> list[tuple[str, float, float]]:
-    """Those whose value is far above the median: name, value and median."""
-    usual = float(np.median(values))
-    spread = 1.4826 * float(np.median(np.abs(values - usual)))
-    limit = usual + max(LEAST, SPREADS * spread)
-    return [(name, float(value), usual) for name, value in zip(names, values, strict=True) if value > limit]
