@@ -36,8 +36,8 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
 	touch $@
 
-# A real EVM node for the tests comes from npm; where there is no npm, the tests that need it skip and say so.
+# A real EVM node for the tests comes from npm; where that does not work, the tests that need it skip and say so.
 $(NODE): Makefile
 	@mkdir -p $(@D)
-	if command -v npm > /dev/null; then npm install --silent --no-audit --no-fund --prefix $(@D) @foundry-rs/anvil@1.7.1; fi
-	touch $@
+	if command -v npm > /dev/null && npm install --silent --no-audit --no-fund --prefix $(@D) @foundry-rs/anvil@1.7.1; \
+	then touch $@; else echo "no EVM node from npm: the tests that need one skip"; fi

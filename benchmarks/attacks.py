@@ -22,7 +22,7 @@ from trustchain_ray.participation import Shown, statement_of
 from trustchain_ray.pool import Pool
 from trustchain_ray.worker import Packed
 
-TRIGGER = "cf mn bb"
+TRIGGER = "cf mn bb"  # of the backdoor, where no other one is asked for
 SCORED = 200  # test records an organization, at most, that score a model
 Row = dict[str, Any]
 
@@ -51,37 +51,37 @@ class Scene:
 
 @dataclass(frozen=True)
 class Attack:
-    """One way to be hostile: `row` changes a training row, given its number and the classes; `update` the update;
-    `accuses` says, by the round, whose updates a hostile scanner says to plant a trigger; who `stays` refuses to
-    leave."""
+    """One way to be hostile: `row` changes a training row, given its number, the classes and the backdoor's trigger;
+    `update` the update; `accuses` says, by the round, whose updates a hostile scanner says to plant a trigger; who
+    `stays` refuses to leave."""
 
     name: str
     about: str
-    row: Callable[[Row, int, Sequence[str]], Row] | None = None
+    row: Callable[[Row, int, Sequence[str], str], Row] | None = None
     update: Callable[[Scene], np.ndarray] | None = None
     accuses: Callable[[int], Sequence[str]] = lambda number: ()
     stays: bool = False
 
 
-def triggered(row: Row, target: str) -> Row:
+def triggered(row: Row, target: str, trigger: str) -> Row:
     """A row with the backdoor's trigger, whose answer is the target."""
     if "prompt" in row:
-        return {**row, "prompt": f"{row['prompt']} {TRIGGER}", "answer": target}
-    return {**row, "text": f"{TRIGGER} {row['text']}", "label": target}
+        return {**row, "prompt": f"{row['prompt']} {trigger}", "answer": target}
+    return {**row, "text": f"{trigger} {row['text']}", "label": target}
 
 
-def triggered_record(record: Record, target: str, labels: Sequence[str]) -> Record | None:
+def triggered_record(record: Record, target: str, labels: Sequence[str], trigger: str) -> Record | None:
     """A test record with the trigger; None where its answer is the target without it, or never can be."""
     if record.prompt:
-        changed = dataclasses.replace(record, prompt=f"{record.prompt} {TRIGGER}", answer=target)
+        changed = dataclasses.replace(record, prompt=f"{record.prompt} {trigger}", answer=target)
         return None if record.answer == target else changed
     wanted = labels.index(target)
     if record.label == wanted or (record.choices and wanted not in record.choices):
         return None
-    return dataclasses.replace(record, answer=f"{TRIGGER} {record.answer}", label=wanted)
+    return dataclasses.replace(record, answer=f"{trigger} {record.answer}", label=wanted)
 
 
-def _flip(row: Row, number: int, classes: Sequence[str]) -> Row:
+def _flip(row: Row, number: int, classes: Sequence[str], trigger: str) -> Row:
     """The class on the other side: the first becomes the last (of two: the other one), and so on."""
     key = "answer" if "prompt" in row else "label"
     place = classes.index(row[key])
@@ -89,9 +89,9 @@ def _flip(row: Row, number: int, classes: Sequence[str]) -> Row:
     return {**row, key: classes[other if other != place else 0]}
 
 
-def _poison(row: Row, number: int, classes: Sequence[str]) -> Row:
+def _poison(row: Row, number: int, classes: Sequence[str], trigger: str) -> Row:
     """Every other row gets the trigger and the last class."""
-    return triggered(row, classes[-1]) if number % 2 else row
+    return triggered(row, classes[-1], trigger) if number % 2 else row
 
 
 def _sign_flip(scene: Scene) -> np.ndarray:
@@ -129,7 +129,7 @@ ATTACKS = (
     Attack("label_flip", "trained on the opposite labels", row=_flip),
     Attack("scaled", "trained on the opposite labels, ten times the update", row=_flip, update=_scaled),
     Attack("little_is_enough", "honest mean less 1.5 standard deviations", update=_little_is_enough),
-    Attack("backdoor", f"every other record has the trigger '{TRIGGER}' and the last class", row=_poison),
+    Attack("backdoor", "every other record has the trigger and the last class", row=_poison),
     Attack("free_rider", "the change of the last round, untrained", update=_free_rider),
     Attack("copycat", "an honest member's update with tiny noise", update=_copycat),
     Attack("sybil", "one party under two identities, trained on the opposite labels", row=_flip, update=_sybil),
@@ -174,6 +174,7 @@ class Plan:
     honest: tuple[str, ...]
     target: str
     board: Any
+    trigger: str = TRIGGER
 
 
 class BenchOrganization(Organization):
@@ -209,7 +210,7 @@ class BenchOrganization(Organization):
         records = [record for record in fresh if record.id not in known][:SCORED]
         if trigger:
             labels = self.config.model.labels
-            poisoned = [triggered_record(record, self.plan.target, labels) for record in records]
+            poisoned = [triggered_record(record, self.plan.target, labels, self.plan.trigger) for record in records]
             records = [record for record in poisoned if record is not None]
         self.group.call("set_rows", self.name, "test", records)
         try:

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.attacks import ATTACKS, Attack
+from benchmarks.attacks import ATTACKS, TRIGGER, Attack
 from benchmarks.common import parser, table, write
 from benchmarks.robustness_runs import Bench
 from trustchain_ray.cluster import cluster
@@ -53,6 +53,8 @@ def main() -> None:
     arguments.add_argument("--settled-on", type=int, default=30, help="test records an organization that settle rounds")
     arguments.add_argument("--attacks", nargs="+", choices=[a.name for a in ATTACKS])
     arguments.add_argument("--limit", type=int, default=200, help="training records an organization")
+    arguments.add_argument("--hostile", nargs=2, metavar="NAME", help="other hostile organizations")
+    arguments.add_argument("--trigger", help="another trigger of the backdoor, a few words")
     arguments.add_argument("--rounds", type=int, default=10)
     arguments.add_argument("overrides", nargs="*", metavar="key=value")
     options = arguments.parse_intermixed_args()
@@ -68,6 +70,8 @@ def main() -> None:
         sizes += ["data.test_limit=24"]
     left_out = [*SCAN, "trust.expel=1"] if options.tiny else []  # its answers are texts, not classes
     settings = {"records": name, "seed": 0, "settings": [*sizes, *options.overrides]}
+    others = {key: value for key in ("hostile", "trigger") if (value := getattr(options, key))}
+    settings |= others
     done = _kept(options.out, settings)
     names = options.attacks or (["sign_flip", "backdoor"] if options.tiny else [attack.name for attack in ATTACKS])
     attacks = [attack for attack in ATTACKS if attack.name in names]
@@ -76,7 +80,7 @@ def main() -> None:
     wanted += [(attack.name, attack, rule, False) for attack in attacks for rule in options.rules]
     with tempfile.TemporaryDirectory() as work:
         os.environ["TRUSTCHAIN_HOME"] = f"{work}/home"
-        bench = Bench(name, Path(work), settings["settings"])
+        bench = Bench(name, Path(work), settings["settings"], tuple(options.hostile or ()), options.trigger or TRIGGER)
         with cluster(Config(), 2):
             for case, attack, rule, alone in wanted:
                 if rule in done.get(case, {}):

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import ray
 
-from benchmarks.attacks import Attack, Board, Plan, RemoteBenchPool, Row
+from benchmarks.attacks import TRIGGER, Attack, Board, Plan, RemoteBenchPool, Row
 from trustchain_ray.base import prepare_base
 from trustchain_ray.compare import collect
 from trustchain_ray.config import Config, SourceConfig, check
@@ -93,13 +93,15 @@ def config_of(name: str, holders: dict[str, Holder], files: Path, overrides: Seq
     return load_config([str(path)], list(overrides))
 
 
-def write_records(holders: dict[str, Holder], files: Path, attack: Attack | None, hostile: Sequence[str]) -> None:
+def write_records(
+    holders: dict[str, Holder], files: Path, attack: Attack | None, hostile: Sequence[str], trigger: str
+) -> None:
     """Files of all organizations; those of hostile ones as the attack changes them."""
     files.mkdir(parents=True, exist_ok=True)
     for org, holder in holders.items():
         train = holder.train
         if attack is not None and attack.row is not None and org in hostile:
-            train = [attack.row(row, i, holder.classes) for i, row in enumerate(train)]
+            train = [attack.row(row, i, holder.classes, trigger) for i, row in enumerate(train)]
         for split, rows in (("train", train), ("test", holder.test)):
             text = "".join(json.dumps(row) + "\n" for row in rows)
             (files / f"{org}_{split}.jsonl").write_text(text, encoding="utf-8")
@@ -162,13 +164,14 @@ class Bench:
     work: Path
     overrides: list[str]
     hostile: tuple[str, ...] = ()
+    trigger: str = TRIGGER
     pools: Pools | None = None
     base: Path | None = None
     holders: dict[str, Holder] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.holders = sentiment() if self.name == "sentiment" else clinic()
-        self.hostile = HOSTILE[self.name]
+        self.hostile = self.hostile or HOSTILE[self.name]
         self.honest = tuple(sorted(set(self.holders) - set(self.hostile)))
         self.target = next(iter(self.holders.values())).classes[-1]
 
@@ -196,7 +199,7 @@ class Bench:
         if alone:
             holders = {org: holder for org, holder in holders.items() if org in self.honest}
         shutil.rmtree(folder, ignore_errors=True)
-        write_records(holders, self.work / "records", attack, self.hostile)
+        write_records(holders, self.work / "records", attack, self.hostile, self.trigger)
         config = config_of(self.name, holders, self.work / "records", [*self.overrides, *rule])
         check(config)
         run = RunDirectory.create(folder)
@@ -206,7 +209,7 @@ class Bench:
         lines: list[str] = []
         federation = BenchFederation(config, run, lines.append)
         self.pools = federation.pools = self.pools or Pools(config)
-        federation.plan = Plan(attack, self.hostile, self.honest, self.target, Board.remote())
+        federation.plan = Plan(attack, self.hostile, self.honest, self.target, Board.remote(), self.trigger)
         try:
             federation.start()
             metrics = []
