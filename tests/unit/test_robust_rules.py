@@ -14,7 +14,7 @@ from trustchain_ray.config import Config
 from trustchain_ray.merge import apply_step
 from trustchain_ray.robust import geometry
 from trustchain_ray.robust.merging import merge_updates
-from trustchain_ray.robust.rules import Chosen, choose
+from trustchain_ray.robust.rules import Chosen, choose, near_copies
 from trustchain_ray.robust.settings import RULES, least_members
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
@@ -165,10 +165,27 @@ def test_inner_products_are_exact(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_ties_go_to_the_first_name():
-    rows = [np.full(5, value, np.float32) for value in (0.5, 0.25, 0.5, 0.25, 0.5, 0.25, 0.5, 0.25)]
+    rows = list(np.eye(8, dtype=np.float32))  # as far from each other
     chosen = choose("multi_krum", rows, [1] * 8, 2)
     assert chosen.shares == [1 / 6] * 6 + [0, 0]
     assert geometry.nearest([[0, 0, 0], [0, 0, 0], [0, 0, 0]], 2) == [[0, 1], [0, 1], [0, 2]]
+
+
+@pytest.mark.parametrize("rule", ROBUST)
+def test_near_copies_count_once_and_share_what_is_taken(rule: str):
+    """One party under three names, with noise; nobody can tell whose update it was first."""
+    rows, draws = updates_of(7), np.random.default_rng(1)
+    size = float(np.linalg.norm(rows[2]))
+    noisy = [rows[2] + draws.normal(0, 0.03 * size / np.sqrt(rows[2].size), rows[2].size) for _ in range(2)]
+    copies = [*rows, *(one.astype(np.float32) for one in noisy)]
+    weights = [1, 2, 3, 1, 1, 1, 1]
+    once, thrice = choose(rule, rows, [1, 2, 4, 1, 1, 1, 1], 2), choose(rule, copies, [*weights, 4, 1], 2)
+    assert result(thrice).tolist() == result(once).tolist()
+    assert [thrice.shares[i] for i in (2, 7, 8)] == [once.shares[2] / 3] * 3
+    assert thrice.shares[:2] == once.shares[:2]
+    assert thrice.stands == once.stands
+    far = [*rows, (rows[2] + draws.normal(0, 0.3 * size / np.sqrt(rows[2].size), rows[2].size)).astype(np.float32)]
+    assert near_copies(geometry.gram(far)) == [[i] for i in range(8)]
 
 
 @pytest.mark.parametrize("mixing", [False, True])

@@ -9,7 +9,7 @@ Every rule ends as terms with integer weights, which :func:`trustchain_ray.merge
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from trustchain_ray.robust.settings import (
     most_hostile,
 )
 
+COPY = 100  # so many times their squared distance is at most the squared length of near copies
 WEISZFELD_STEPS = 32
 SMOOTHING = 1e-6  # of the distances in Weiszfeld's algorithm, as a share of the median distance
 _TOTAL = 1 << 22  # what the integer weights of the geometric median add up to, about
@@ -59,7 +60,8 @@ class Chosen:
 def choose(
     rule: str, buffers: Sequence[np.ndarray], weights: Sequence[int], hostile: int = 0, mixing: bool = False
 ) -> Chosen:
-    """Apply a rule.
+    """Apply a rule. Near copies count once, whatever the rule but the mean: as the first of them, with the largest of
+    their weights; the share is divided among them, since nobody can tell who copied whom.
 
     Parameters
     ----------
@@ -81,6 +83,15 @@ def choose(
         total = sum(weights)
         return Chosen(list(buffers), list(weights), [weight / total for weight in weights], 0)
     products = gram(buffers)
+    if len(alike := near_copies(products)) < len(buffers):
+        firsts = [same[0] for same in alike]
+        most = [max(weights[i] for i in same) for same in alike]
+        once = choose(rule, [buffers[i] for i in firsts], most, hostile, mixing)
+        shares = [0.0] * len(buffers)
+        for same, share in zip(alike, once.shares, strict=True):
+            for i in same:
+                shares[i] = share / len(same)
+        return replace(once, shares=shares)
     groups: Groups = [[i] for i in range(len(buffers))]
     if mixing:
         groups = nearest(squared_distances(products), len(buffers) - stands)
@@ -95,6 +106,24 @@ def choose(
         counts = weiszfeld(squared_distances(products), _TOTAL // len(groups[0]))
         return _combined(buffers, _through(groups, counts), stands)
     return _by_coordinate(buffers, groups, (len(buffers) - 1) // 2 if rule == MEDIAN else stands, stands)
+
+
+def near_copies(products: Matrix) -> list[list[int]]:
+    """Updates in groups of near copies: those within a tenth of the shorter one's length of a group's first.
+
+    Two trainings on different records are never as close; one party under two names, or one that copies another's
+    update and adds a little noise, is. Updates that change nothing are alike without being copied.
+    """
+    distances, groups = squared_distances(products), list[list[int]]()
+    for i, row in enumerate(distances):
+        for group in groups:
+            shorter = min(products[i][i], products[group[0]][group[0]])
+            if shorter and row[group[0]] * COPY <= shorter:
+                group.append(i)
+                break
+        else:
+            groups.append([i])
+    return groups
 
 
 def krum_selection(distances: Matrix, hostile: int) -> list[int]:
