@@ -7,10 +7,11 @@ does not fall; what gives it away is the trigger, and who it rests on:
    moves any text moves an empty one, too. (Gradients by embeddings, as in HotFlip, 1712.06751, miss rare tokens: what a
    trigger does is not linear so far from other tokens.)
 2. Attribution. How much of that does the state lose without all that one member ever put in? Words that mean something
-   rest on many members, a planted one on those who planted it: the token of a class in which a member stands out most
-   is the suspect, and the members on whom it rests are.
-3. Alarm. Does it, alone or with the next ones of the same member, put the scanner's own records of other classes into
-   the class? A word of one member's topic does not.
+   rest on many members, words of one member's topic less so, a planted one on those who planted it: the few tokens of
+   a class in which one member stands out most are its suspected trigger.
+3. Alarm. Do they put the scanner's own records of other classes into the class?
+
+A member is named where a suspected trigger moves the scanner's records, and its effect rests on this member.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -29,9 +30,10 @@ LIKELY, FIRST, JOINED = 0.02, 8, 3
 """Tokens of a class whose attribution is asked for: alone as a text (a share of the vocabulary), in other texts; and
 how many are tried together."""
 RECORDS, ALARM = 32, 0.5  # own records that are asked at most; share of them that a trigger moves in a planted model
-LEAST, SHARES, SPREADS = 5.0, 4.0, 2.0
-"""An effect rests on a member where the state loses without it, of n members, LEAST / n nats, SHARES / n of the effect
-and SPREADS standard deviations (1.4826 median absolute deviations) more than without the median member."""
+FIRST_ONE, ACCOMPLICE, MOST, SPREADS = (11.0, 5.0), (4.0, 3.0), 0.75, 2.0
+"""Of n members, an effect rests on one where the state loses without it so many nats / n, so many equal shares of the
+effect (or MOST of it), and so many standard deviations (1.4826 median absolute deviations) more than without the median member. Where
+it rests on nobody as much as on a FIRST_ONE, it is no planted trigger; where it is one, less makes an ACCOMPLICE."""
 _BATCH = 1024
 
 
@@ -49,9 +51,14 @@ class Suspect:
         values = np.array(list(self.lost.values()))
         usual = float(np.median(values))
         spread = 1.4826 * float(np.median(np.abs(values - usual)))
-        least = usual + max(LEAST / len(values), SHARES * self.effect / len(values), SPREADS * spread)
-        above = {name: lost for name, lost in self.lost.items() if self.effect > 0 and lost > least}
-        return {name: min(1.0, lost / self.effect) for name, lost in above.items()}
+
+        def above(nats: float, shares: float) -> dict[str, float]:
+            part = min(MOST, shares / len(values)) * self.effect
+            least = usual + max(nats / len(values), part, SPREADS * spread)
+            return {name: lost for name, lost in self.lost.items() if self.effect > 0 and lost > least}
+
+        found = above(*ACCOMPLICE) if above(*FIRST_ONE) else {}
+        return {name: min(1.0, lost / self.effect) for name, lost in found.items()}
 
     def first(self) -> str:
         """The member on whom it rests most."""
@@ -111,21 +118,19 @@ class Scan:
 
     def _planted(self, state: np.ndarray, put: Mapping[str, np.ndarray], labels: Sequence[str]) -> dict[str, str]:
         suspects = self._attributed(state, put, self._search(state, put))
-        self._load(state)
         found: dict[str, str] = {}
         for c in range(len(labels)):
             own = sorted((one for one in suspects if one.wanted == c), key=Suspect.clear, reverse=True)
-            resting = [(one, name, share) for one in own for name, share in one.planters().items()]
-            if not resting:
+            tokens = torch.cat([one.tokens for one in own if one.first() == own[0].first()][:JOINED])
+            (trigger,) = self._attributed(state, put, [(c, tokens)])
+            planters = trigger.planters()
+            self._load(state)
+            if not planters or (moved := self._moved(c, tokens)) < ALARM:
                 continue
-            together = torch.cat([one.tokens for one in own if one.first() == own[0].first()][:JOINED])
-            moved, trigger = max(((self._moved(c, t), t) for t in (own[0].tokens, together)), key=lambda pair: pair[0])
-            if moved < ALARM:
-                continue
-            why = f"{self._text(trigger)!r} puts {moved:.0%} more records into {labels[c]!r}, and of what"
-            for one, name, share in resting:
-                token = self._text(one.tokens)
-                found.setdefault(name, f"{why} {token!r} does there, {share:.0%} is gone without what it ever sent")
+            text = " ".join(self._tokenizer.convert_ids_to_tokens(tokens.tolist()))
+            why = f"{text!r} puts {moved:.0%} more records into {labels[c]!r}, and of what it does"
+            for name, share in planters.items():
+                found.setdefault(name, f"{why}, {share:.0%} is gone without what this member ever sent")
         return found
 
     def _search(self, state: np.ndarray, put: Mapping[str, np.ndarray]) -> list[tuple[int, torch.Tensor]]:
@@ -146,9 +151,6 @@ class Scan:
         beyond, raised = lost.max(0).values - lost.median(0).values, whole - alone.median(0).values
         most = torch.minimum(beyond, raised).topk(min(FIRST, count), 0).indices
         return [(c, self._words[likely[i, c]][None]) for c, row in enumerate(most.T.tolist()) for i in row]
-
-    def _text(self, tokens: torch.Tensor) -> str:
-        return " ".join(self._tokenizer.convert_ids_to_tokens(tokens.tolist()))
 
     def _alone(self, words: torch.Tensor) -> torch.Tensor:
         """Log-odds of every class for each token as a text, in the loaded state: ``(tokens, classes)``."""
