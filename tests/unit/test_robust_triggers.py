@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from trustchain_ray.adapter import Layout
 from trustchain_ray.config_files import load_config
@@ -15,7 +16,7 @@ from trustchain_ray.initial import fresh_adapter
 from trustchain_ray.keys import generator
 from trustchain_ray.models import make_base, unpack_base
 from trustchain_ray.robust.scanning import agreed
-from trustchain_ray.robust.triggers import Scan
+from trustchain_ray.robust.triggers import Scan, Suspect
 from trustchain_ray.rows import TokenRow, encode
 
 pytestmark = pytest.mark.slow
@@ -130,6 +131,18 @@ def test_who_stopped_planting_is_named_for_what_it_put_in_before(round_: Round, 
     parts = {name: update / 8 for name, update in round_.updates(state, ()).items()}
     put = {name: put[name] + part for name, part in parts.items()}
     assert sorted(round_.planted(state + np.sum(list(parts.values()), 0), put)) == sorted(HOSTILE)
+
+
+def test_accomplices_of_a_planter_are_named_and_members_with_words_of_their_own_are_not() -> None:
+    def planters(effect: float, **lost: float) -> list[str]:
+        others = {f"m{i}": 0.1 * (i % 3) for i in range(8 - len(lost))}
+        return sorted(Suspect(0, torch.tensor([7]), effect, {**others, **lost}).planters())
+
+    assert planters(2.0, eve=1.7, mallory=1.0) == ["eve", "mallory"], "1.0 of 2.0 nats, of the same tokens"
+    assert planters(2.4, ann=1.3, ben=1.0) == [], "half of it rests on ann, as on nobody who planted it"
+    assert planters(0.9, ann=0.9) == [], "of one alone, and too little"
+    assert planters(-1.0, ann=2.0) == [], "tokens that do the opposite"
+    assert planters(2.0, eve=1.7, ben=0.6) == ["eve"]
 
 
 def test_one_scan_alone_accuses_nobody_and_acquits_nobody() -> None:

@@ -32,8 +32,9 @@ how many are tried together."""
 RECORDS, ALARM = 32, 0.5  # own records that are asked at most; share of them that a trigger moves in a planted model
 FIRST_ONE, ACCOMPLICE, MOST, SPREADS = (11.0, 5.0), (4.0, 3.0), 0.75, 2.0
 """Of n members, an effect rests on one where the state loses without it so many nats / n, so many equal shares of the
-effect (or MOST of it), and so many standard deviations (1.4826 median absolute deviations) more than without the median member. Where
-it rests on nobody as much as on a FIRST_ONE, it is no planted trigger; where it is one, less makes an ACCOMPLICE."""
+effect (or MOST of it), and so many standard deviations (1.4826 median absolute deviations) more than without the median
+member. Where it rests on nobody as much as on a FIRST_ONE, nobody planted it; where it does, less makes an ACCOMPLICE.
+"""
 _BATCH = 1024
 
 
