@@ -218,7 +218,7 @@ class Federation(Assembly):
             step = self.config.federation.server_step if server_step is None else server_step
             merged = RobustMerge(merge_securely(self, number, name, cohort, step))
         else:
-            merged = self._merged(self.states[name], cohort, cohort.accepted, server_step)
+            merged = self.merged(self.states[name], cohort, cohort.accepted, server_step)
         self.states[name] = cohort.merged = merged.state
         inputs = [
             {"organization": n, "update": cohort.digests[n], "weight": u.weight, **merged.share_of(n)}
@@ -240,7 +240,7 @@ class Federation(Assembly):
             **(statement(cohort.secure) if cohort.secure else {}),
         }
 
-    def _merged(
+    def merged(
         self, state: Tensors, cohort: CohortRound, members: Collection[str], server_step: float | None = None
     ) -> RobustMerge:
         """A cohort's state with the accepted updates of some of its members merged in, by `trust.rule`."""
@@ -279,10 +279,10 @@ class Federation(Assembly):
                 check_coalition(coalition, rounds)
                 states = {c: r.merged if coalition and r.merged else before[c] for c, r in rounds.items()}
             else:
-                states = {c: self._merged(before[c], cohort, coalition).state for c, cohort in rounds.items()}
+                states = {c: self.merged(before[c], cohort, coalition).state for c, cohort in rounds.items()}
             return mean_scores(collect(self.evaluate(self.model(states))))["accuracy"]
 
-        tested = [registration["test"] for registration in self.registrations.values()]
+        tested = [self.registrations[n]["test"] for n in self.names if n in self.registrations]  # not who has left
         return self.settlement.settle(number, merged, value, tested)
 
     def _close_round(

@@ -84,10 +84,10 @@ training: {{engine: torch, batch_size: 8}}
             out[f"m{i}"] = self.layout.pack(self.engine.tensors(sorted(self.layout.unpack(state)))) - state
         return out
 
-    def learnt(self, hostile: tuple[str, ...], rounds: int = 6) -> tuple[np.ndarray, Put]:
-        """The state after some rounds, and what each member has put into it."""
+    def learnt(self, hostile: tuple[str, ...]) -> tuple[np.ndarray, Put]:
+        """The state after six rounds, and what each member has put into it."""
         state, put = self.state, {f"m{i}": np.zeros_like(self.state) for i in range(8)}
-        for _ in range(rounds):
+        for _ in range(6):
             parts = {name: update / 8 for name, update in self.updates(state, hostile).items()}
             put = {name: put[name] + part for name, part in parts.items()}
             state = state + np.sum(list(parts.values()), 0)

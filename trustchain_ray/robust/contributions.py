@@ -1,6 +1,5 @@
 """What every member of a cohort has put into its state so far, from the rounds and updates that a run keeps."""
 
-from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
@@ -64,6 +63,5 @@ class Contributions:
 
 def shares_of(inputs: list[Mapping[str, Any]]) -> dict[str, float]:
     """How much of each update is in a merge: the `share` of a MERGE's inputs, or else their part of the weight."""
-    weights = defaultdict(float, {entry["organization"]: float(entry["weight"]) for entry in inputs})
-    whole = sum(weights.values()) or 1.0
-    return {e["organization"]: float(e.get("share", weights[e["organization"]] / whole)) for e in inputs}
+    whole = sum(entry["weight"] for entry in inputs)
+    return {entry["organization"]: float(entry.get("share", entry["weight"] / whole)) for entry in inputs}

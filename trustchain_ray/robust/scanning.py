@@ -13,7 +13,6 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from trustchain_ray.adapter import Layout
 from trustchain_ray.keys import generator
 from trustchain_ray.robust.contributions import shares_of
-from trustchain_ray.robust.merging import merge_updates
 from trustchain_ray.robust.reputation import PLANTS
 from trustchain_ray.robust.settings import FEWEST_SCANNED
 from trustchain_ray.worker import Packed
@@ -68,17 +67,16 @@ def _scanned(federation: "Federation", number: int, name: str, cohort: "CohortRo
 
 def _scene(federation: "Federation", number: int, name: str, cohort: "CohortRound") -> tuple[Any, Any]:
     """References to the state as this round's updates would make it, and to what each member has put into it."""
-    layout, before = Layout.of(federation.states[name]), federation.states[name]
+    before = federation.states[name]
     federation.writer.flush()
-    put = federation.contributions.until(number - 1, name, layout)
-    updates = {n: (u.update.tensors(), u.weight) for n, u in sorted(cohort.accepted.items())}
-    merged = merge_updates(federation.config, before, updates)
+    put = federation.contributions.until(number - 1, name, Layout.of(before))
+    merged = federation.merged(before, cohort, cohort.accepted)
     inputs: list[Mapping[str, Any]] = [
-        {"organization": n, "weight": weight, **merged.share_of(n)} for n, (_, weight) in updates.items()
+        {"organization": n, "weight": u.weight, **merged.share_of(n)} for n, u in sorted(cohort.accepted.items())
     ]
     for n, share in shares_of(inputs).items():
         put[n] = put.get(n, 0) + federation.contributions.part(share, cohort.accepted[n].update.buffer)
-    return federation.share(Packed.of(merged.state)), ray.put({n: put[n] for n in updates})
+    return federation.share(Packed.of(merged.state)), ray.put({n: put[n] for n in sorted(cohort.accepted)})
 
 
 def _refuse(
