@@ -15,7 +15,7 @@ from benchmarks.attacks import Attack, Board, Plan, Scene
 from benchmarks.robustness_runs import BenchFederation, Pools
 from ledger.events import ABSENT, AUDIT, MERGE, Event
 from ledger.verify import verify_run
-from trustchain_ray.adapter import digest, load_tensors
+from trustchain_ray.adapter import Layout, digest, load_tensors
 from trustchain_ray.cluster import cluster
 from trustchain_ray.config import Config
 from trustchain_ray.config_files import load_config, to_yaml
@@ -24,6 +24,7 @@ from trustchain_ray.forgetting.plan import Ask
 from trustchain_ray.forgetting.reexecute import reexecute
 from trustchain_ray.forgetting.unlearn import unlearn
 from trustchain_ray.forgetting.while_training import expel_planters
+from trustchain_ray.robust.contributions import Contributions
 from trustchain_ray.robust.reputation import EXCLUDED
 from trustchain_ray.run_directory import RunDirectory
 from trustchain_ray.train import resume, train
@@ -71,6 +72,18 @@ resources: {{mode: pooled, workers: 2, cpus_per_worker: 0}}
 
 def with_rule(config: Config, **trust: Any) -> Config:
     return dataclasses.replace(config, trust=dataclasses.replace(config.trust, **trust))
+
+
+def assert_contributions_make_the_state(federation: BenchFederation, number: int) -> None:
+    """What all members put in, and nothing else, is what the state has moved; as read by one process and by another."""
+    federation.writer.flush()
+    layout = Layout.of(federation.initial)
+    moved = layout.pack(federation.states["all"]) - layout.pack(federation.initial)
+    for contributions in (federation.contributions, Contributions(federation.run, 1.0)):
+        put = contributions.until(number, "all", layout)
+        assert sorted(put) == sorted(set(NAMES) & set(federation.names))
+        np.testing.assert_allclose(sum(put.values()), moved, atol=1e-5)
+    assert np.abs(moved).max() > 1e-3, "it has moved"
 
 
 def events_of(run: Path, kind: str) -> list[Event]:
@@ -180,6 +193,7 @@ def test_between_scans_the_verdict_of_the_last_one_holds(config: Config, tmp_pat
     with federation_of(careful, run, attack, ("ann", "ben", "cat", "dan"), ("eve",)) as federation:
         for number in range(1, 6):
             federation.train_round(number)
+        assert_contributions_make_the_state(federation, 5)
     refused = [(e.body["round"], e.body["reason"]) for e in events_of(run, "REFUSED")]
     assert [number for number, _ in refused] == [2, 3], "the scan of round 4 finds nothing"
     assert refused[1][1] == "as the scan of round 2 found, it plants a trigger"
@@ -195,6 +209,7 @@ def test_who_is_caught_twice_is_expelled_and_the_model_is_the_one_without_it(con
         for number in range(1, 5):
             federation.train_round(number)
             assert expel_planters(federation, said.append) == (1 if number == 3 else 0)
+        assert_contributions_make_the_state(federation, 4)
     assert federation.names == NAMES[:4]
     assert said[0] == "expelled for planting triggers: eve; what they ever sent is removed"
     assert any("EXACT_BITWISE" in line for line in said)
