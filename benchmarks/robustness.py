@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks.attacks import ATTACKS, TRIGGER, Attack
 from benchmarks.common import parser, table, write
-from benchmarks.robustness_runs import Bench
+from benchmarks.robustness_runs import HOSTILE, Bench
 from trustchain_ray.cluster import cluster
 from trustchain_ray.config import Config
 
@@ -69,9 +69,9 @@ def main() -> None:
         sizes = ["federation.rounds=6", "federation.local_steps=20", "training.sampling_rate=0.13"]
         sizes += ["data.test_limit=24"]
     left_out = [*SCAN, "trust.expel=1"] if options.tiny else []  # its answers are texts, not classes
+    hostile, trigger = options.hostile or list(HOSTILE[name]), options.trigger or TRIGGER
     settings = {"records": name, "seed": 0, "settings": [*sizes, *options.overrides]}
-    others = {key: value for key in ("hostile", "trigger") if (value := getattr(options, key))}
-    settings |= others
+    settings |= {"hostile": hostile, "trigger": trigger}
     done = _kept(options.out, settings)
     names = options.attacks or (["sign_flip", "backdoor"] if options.tiny else [attack.name for attack in ATTACKS])
     attacks = [attack for attack in ATTACKS if attack.name in names]
@@ -80,7 +80,7 @@ def main() -> None:
     wanted += [(attack.name, attack, rule, False) for attack in attacks for rule in options.rules]
     with tempfile.TemporaryDirectory() as work:
         os.environ["TRUSTCHAIN_HOME"] = f"{work}/home"
-        bench = Bench(name, Path(work), settings["settings"], tuple(options.hostile or ()), options.trigger or TRIGGER)
+        bench = Bench(name, Path(work), settings["settings"], tuple(hostile), trigger)
         with cluster(Config(), 2):
             for case, attack, rule, alone in wanted:
                 if rule in done.get(case, {}):
@@ -93,8 +93,7 @@ def main() -> None:
                     f"{time.perf_counter() - began:.0f} s",
                     flush=True,
                 )
-                hostile = {"hostile": list(bench.hostile), "target": bench.target}
-                write(options.out, {**settings, **hostile, "recommended": RECOMMENDED, "runs": done})
+                write(options.out, {**settings, "target": bench.target, "recommended": RECOMMENDED, "runs": done})
     print(accuracy_table(done))
     print(backdoor_table(done))
     print(minority_table(done))
