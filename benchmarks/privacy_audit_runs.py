@@ -24,7 +24,7 @@ model:
 data: {{train: train.jsonl, test: test.jsonl, public: public.jsonl}}
 training: {{engine: torch, batch_size: 32, sampling_rate: 0.5, lr: 2.0e-2, micro_batch: 64}}
 federation: {{rounds: 2, local_steps: 30, weights: equal, evaluate_every: 100, keep_updates: all}}
-privacy: {{delta: 1.0e-5, canaries: 64}}
+privacy: {{delta: 1.0e-5, canaries: 64, max_removals: 0}}
 resources: {{mode: pooled, workers: 1}}
 ledger: {{anchor_every: 100, witnesses: false, public: {{kind: none}}}}
 """

@@ -76,7 +76,7 @@ def utility_part(done: dict[str, Any], save: Callable[[], None], seeds: int) -> 
 def one_run(setting: Setting, seed: int, limit: int) -> dict[str, Any]:
     """Train and verify one run; `limit` 0 is the number of records of the shipped configuration."""
     with tempfile.TemporaryDirectory() as folder:
-        plain = [f"run.key=private-{seed}", f"run.keystore={folder}/keys", *setting.overrides()]
+        plain = [f"run.key=unseen-{seed}", f"run.keystore={folder}/keys", *setting.overrides()]
         config = load_config(CONFIGS, plain + [f"data.limit={limit}"] * bool(limit))
         planned = {} if setting.dp == NONE else privacy_of(plan(config))
         result = train(config, f"{folder}/run", lambda text: None)

@@ -45,8 +45,8 @@ def ray_head(environment: Mapping[str, str], cpus: int, *, dashboard: bool) -> I
 
 
 def _free_ports(count: int) -> list[int]:
-    """Ports outside the range that Ray gives its workers."""
-    found, port = [], 20000 + os.getpid() % 5000
+    """Ports outside the range that Ray gives its workers, and others than those of a test process beside this one."""
+    found, port = [], 20000 + os.getpid() * 16 % 12000
     while len(found) < count:
         port += 1
         with socket.socket() as probe:

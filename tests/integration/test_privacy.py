@@ -12,7 +12,7 @@ from ledger.verify import verify_run
 
 pytestmark = pytest.mark.slow
 
-PRIVATE = ("privacy.dp=record", "privacy.epsilon=8", "privacy.max_removals=1")
+PRIVATE = ("privacy.dp=record", "privacy.epsilon=8")
 BUDGET = 8.0
 
 

@@ -29,7 +29,7 @@ class PrivacyConfig:
     noise_multiplier: float = _f(
         0.0, "Standard deviation of a step's noise, in multiples of `clip`; 0: the least that keeps to the budget."
     )
-    max_removals: int = _f(0, "Replays after removals that the budget must pay for, each as if from the first step.")
+    max_removals: int = _f(1, "Replays after removals that the budget must pay for, each as if from the first step.")
     canaries: int = _f(
         0, "Made-up records an organization, each trained on with probability 1/2: an audit run, not for release."
     )
