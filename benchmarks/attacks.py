@@ -18,8 +18,9 @@ from trustchain_ray.data import Record, load_holdings
 from trustchain_ray.errors import TrustChainError
 from trustchain_ray.exchange import CohortTask, Reply, Update
 from trustchain_ray.organization import Organization
-from trustchain_ray.participation import Shown, statement_of
+from trustchain_ray.participation import Shown
 from trustchain_ray.pool import Pool
+from trustchain_ray.statements import statement_of
 from trustchain_ray.worker import Packed
 
 TRIGGER = "cf mn bb"  # of the backdoor, where no other one is asked for

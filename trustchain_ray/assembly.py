@@ -29,7 +29,7 @@ from trustchain_ray.keystore import coordinator_identity
 from trustchain_ray.ledger_actor import Ledger, RemoteLedger
 from trustchain_ray.manifest import build_manifest, check_same
 from trustchain_ray.organization import Organization
-from trustchain_ray.participation import Schedule, load_schedule, manifest_entry, statement_of
+from trustchain_ray.participation import Schedule, load_schedule, manifest_entry
 from trustchain_ray.pool import Member, start_members
 from trustchain_ray.robust.contributions import Contributions
 from trustchain_ray.robust.reputation import Reputation, audits_of
@@ -39,6 +39,7 @@ from trustchain_ray.run_directory import RunDirectory
 from trustchain_ray.run_keys import announce_rotations, check_members
 from trustchain_ray.sampling import sampling_rate
 from trustchain_ray.settlement import Settlement
+from trustchain_ray.statements import statement_of
 from trustchain_ray.worker import Packed, Worker
 
 ONLINE_S = 60.0

@@ -17,13 +17,14 @@ from trustchain_ray.compare import collect, mean_scores
 from trustchain_ray.errors import TrustChainError
 from trustchain_ray.exchange import CohortTask, Reply, Update
 from trustchain_ray.initial import fresh_adapter
-from trustchain_ray.participation import effort_of, statement_of
+from trustchain_ray.participation import effort_of
 from trustchain_ray.robust.merging import RobustMerge, merge_updates
 from trustchain_ray.robust.reputation import WAS_REFUSED
 from trustchain_ray.robust.scanning import refuse_planted
 from trustchain_ray.round_writer import FinishedRound, adapter_file, update_file
 from trustchain_ray.secure_aggregation.attempts import SecureSum
 from trustchain_ray.secure_merge import check_coalition, figures, merge_securely, statement
+from trustchain_ray.statements import statement_of
 from trustchain_ray.worker import Packed
 
 

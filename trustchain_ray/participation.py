@@ -1,6 +1,5 @@
 """How an organization decides, round by round, whether and how much to take part."""
 
-import base64
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from ledger.canonical import canonical_json, sha256_hex
 from trustchain_ray.config import Config
 from trustchain_ray.errors import TrustChainError
 from trustchain_ray.keys import generator
+from trustchain_ray.statements import statement_of
 
 EFFORTS = (Fraction(0), Fraction(1, 2), Fraction(1))
 """What an action of the game means: 0 is out, 1 half of the local steps, 2 all of them."""
@@ -112,12 +112,6 @@ class Decider:
             actions = np.array([EFFORTS.index(efforts.get(name, EFFORTS[0])) for name in self._names])
             state, _ = self._dynamics.step(state, actions)
         return state
-
-
-def statement_of(envelope: Mapping[str, Any]) -> dict[str, Any]:
-    """What an event's envelope says; its signature was checked when it was accepted."""
-    statement: dict[str, Any] = json.loads(base64.b64decode(envelope["payload"]))
-    return statement
 
 
 def effort_of(decision: Mapping[str, Any]) -> Fraction:

@@ -26,11 +26,11 @@ from trustchain_ray.evaluate.adapters import Adapter
 from trustchain_ray.evaluate.standing import Standing
 from trustchain_ray.forgetting.metrics.canaries import canary_test
 from trustchain_ray.forgetting.metrics.scoring import load, losses, score
-from trustchain_ray.participation import statement_of
 from trustchain_ray.privacy.audit import FEWEST, one_run
 from trustchain_ray.privacy.member import COMPOSED
 from trustchain_ray.round_writer import FROZEN, INITIAL, adapter_file, update_file
 from trustchain_ray.rows import encode
+from trustchain_ray.statements import statement_of
 
 DELTA = 1e-5
 """Delta of the bound where no account has one."""

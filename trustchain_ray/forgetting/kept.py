@@ -17,8 +17,8 @@ from trustchain_ray.exchange import Reply, Update
 from trustchain_ray.federation import CohortRound, Federation
 from trustchain_ray.forgetting.job import Job
 from trustchain_ray.manifest import program_digest
-from trustchain_ray.participation import statement_of
 from trustchain_ray.round_writer import update_file
+from trustchain_ray.statements import newest_merges, statement_of
 from trustchain_ray.worker import Packed
 
 
@@ -37,11 +37,10 @@ class Kept:
 
 def _merged(content: Mapping[str, Any], cohort: str) -> dict[str, dict[str, Any]]:
     """Of a round's content the envelopes of the updates that the newest merge of a cohort took, by organization."""
-    said = [(statement_of(envelope), envelope) for envelope in content["events"]]
-    merges = [s["body"] for s, _ in said if s["type"] == "MERGE" and s["body"]["cohort"] == cohort]
-    if not merges:
+    merge = newest_merges(content).get(cohort)
+    if merge is None:
         return {}
-    merge = merges[-1]
+    said = [(statement_of(envelope), envelope) for envelope in content["events"]]
     signed = {
         (s["organization"], s["body"]["update"]): envelope
         for s, envelope in said

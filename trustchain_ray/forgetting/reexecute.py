@@ -26,12 +26,12 @@ from trustchain_ray.forgetting.attest import Attester, Conditions, issued
 from trustchain_ray.forgetting.history import History
 from trustchain_ray.forgetting.outcome import Outcome
 from trustchain_ray.forgetting.standing import MERGES, Merged, Recorded, compare, pick, replayed, share_of, standing
-from trustchain_ray.participation import statement_of
 from trustchain_ray.robust.merging import merge_updates
 from trustchain_ray.robust.reputation import SAME
 from trustchain_ray.round_writer import INITIAL, adapter_file, update_file
 from trustchain_ray.run_directory import RunDirectory
 from trustchain_ray.secure_merge import sum_again
+from trustchain_ray.statements import statement_of
 
 Progress = Callable[[str], None]
 

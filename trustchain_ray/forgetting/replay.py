@@ -20,10 +20,10 @@ from trustchain_ray.exchange import Reply, Update
 from trustchain_ray.federation import CohortRound, Federation
 from trustchain_ray.forgetting.job import REPLAYED, Job
 from trustchain_ray.forgetting.kept import state_again
-from trustchain_ray.participation import statement_of
 from trustchain_ray.round_writer import adapter_file, update_file
 from trustchain_ray.run_directory import explain_writes
 from trustchain_ray.secure_merge import figures
+from trustchain_ray.statements import newest_merges, statement_of
 from trustchain_ray.worker import Packed
 
 Progress = Callable[[str], None]
@@ -202,7 +202,6 @@ def _all_updates(
         for envelope in content["events"]
         if (s := statement_of(envelope))["type"] == "UPDATE"
     }
-    merges = {s["body"]["cohort"]: s["body"] for e in content["events"] if (s := statement_of(e))["type"] == "MERGE"}
     others = sorted(set(federation.cohorts) - set(rounds))
     if number > 1 and any(not (federation.run.path / adapter_file(number - 1, c)).is_file() for c in others):
         return None
@@ -213,7 +212,7 @@ def _all_updates(
             if not after.is_file():
                 return None
             round_.merged = load_tensors(after)
-        for entry in merges[cohort]["inputs"]:
+        for entry in newest_merges(content)[cohort]["inputs"]:
             name = entry["organization"]
             if round_.merged is not None:
                 weight, envelope = signed[name, cohort, entry["update"]]

@@ -14,10 +14,10 @@ from trustchain_ray.forgetting.job import WITHDRAWN, Job, jobs_of, taken_row
 from trustchain_ray.forgetting.kept import kept_updates, touched_by
 from trustchain_ray.forgetting.place import step_seconds
 from trustchain_ray.forgetting.plan import Plan
-from trustchain_ray.participation import statement_of
 from trustchain_ray.publish import publish
 from trustchain_ray.round_writer import adapter_file, update_file, update_folder
 from trustchain_ray.run_directory import explain_writes
+from trustchain_ray.statements import statement_of
 
 
 def begin(

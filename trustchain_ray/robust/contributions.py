@@ -5,11 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from ledger import events as ev
 from trustchain_ray.adapter import Layout, load_tensors
-from trustchain_ray.participation import statement_of
 from trustchain_ray.round_writer import update_file
 from trustchain_ray.run_directory import RunDirectory
+from trustchain_ray.statements import newest_merges
 
 Sums = dict[str, np.ndarray]
 
@@ -56,9 +55,8 @@ class Contributions:
 
     def _shares(self, number: int, cohort: str) -> dict[str, float]:
         content = self._run.read_json(f"rounds/{number:04d}/round.json")
-        merges = [s["body"] for s in map(statement_of, content["events"]) if s["type"] == ev.MERGE]
-        last = [body for body in merges if body["cohort"] == cohort][-1:]
-        return shares_of(last[0]["inputs"]) if last else {}
+        merge = newest_merges(content).get(cohort)
+        return shares_of(merge["inputs"]) if merge else {}
 
 
 def shares_of(inputs: list[Mapping[str, Any]]) -> dict[str, float]:

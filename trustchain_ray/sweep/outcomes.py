@@ -24,9 +24,10 @@ from envs.oracles import (
     welfare_optimum,
 )
 from envs.stage_game import StageGame, stage_game
-from trustchain_ray.participation import EFFORTS, recorded_schedule, statement_of
+from trustchain_ray.participation import EFFORTS, recorded_schedule
 from trustchain_ray.policy.assess import play, schedule
 from trustchain_ray.settlement import net_payoff
+from trustchain_ray.statements import statement_of
 
 Outcomes = dict[str, float | None]
 OUTCOMES = {
