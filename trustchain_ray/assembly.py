@@ -45,6 +45,9 @@ from trustchain_ray.worker import Packed, Worker
 ONLINE_S = 60.0
 """A run that is opened again waits so long for an organization to answer at all."""
 
+CLOSE_S = 5.0
+"""Organizations have so long to end their workers."""
+
 
 class Assembly:
     """The parties of a run and what they agreed on; :class:`trustchain_ray.federation.Federation` runs its rounds.
@@ -73,6 +76,7 @@ class Assembly:
         self.ledger: Any = None
         self.shared: Worker | None = None
         self.witnesses: list[Member] = []
+        self.members: dict[str, Member] = {}
         self.registrations: dict[str, dict[str, Any]] = {}
         self.counts: dict[str, dict[str, int]] = {}
         self.states: dict[str, Tensors] = {}
@@ -265,9 +269,13 @@ class Assembly:
         return answers
 
     def close(self) -> None:
-        """Let go of the run's files, where this process holds them."""
+        """Let go of the run's files, where this process holds them, and of what organizations reserved."""
         with contextlib.suppress(Exception):
             self.writer.close()
+        with contextlib.suppress(Exception):
+            calls_out = [m.call("close") for m in self.members.values() if not (self.local or m.pooled)]
+            if calls_out:
+                ray.wait(calls_out, num_returns=len(calls_out), timeout=CLOSE_S)
         if self.local and self.ledger is not None:
             self.ask_ledger("close")
 

@@ -163,6 +163,11 @@ class Party:
             self._remember("set_rows", self.name, "train", self.holdings.train)
             self._remember("set_rows", self.name, "test", self.holdings.test)
 
+    def close(self) -> None:
+        """End workers of its own and give back what they held: a placement group outlives the actor that made it."""
+        if isinstance(self.group, WorkerGroup):
+            self.group.close()
+
     def _remember(self, method: str, *args: Any) -> None:
         """Set workers up; a rebuilt group is set up again the same way."""
         if isinstance(self.group, WorkerGroup):

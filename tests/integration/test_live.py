@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import ray
 from pettingzoo.test import parallel_api_test
 
 from envs import GameError, MeasuredSurface
@@ -175,3 +176,16 @@ def test_a_game_whose_rank_is_chosen_has_no_live_mode(wards: str, tmp_path: Path
     ranks = dataclasses.replace(config, participation=dataclasses.replace(config.participation, ranks=[4, 8]))
     with pytest.raises(TrustChainError, match="the LoRA rank of a run is fixed"):
         LiveParticipation(ranks, tmp_path)
+
+
+def test_an_episode_leaves_the_next_one_its_workers(session: None, wards: str, tmp_path: Path) -> None:
+    """Every organization has a worker group of its own, and the cluster has room for one federation."""
+    room = int(ray.cluster_resources()["CPU"]) // 2
+    own = ["resources.mode=dedicated", "resources.workers=1", f"resources.cpus_per_worker={room}"]
+    env = LiveParticipation(load_config([wards], own), tmp_path)
+    try:
+        for _ in range(2):
+            env.reset()
+    finally:
+        env.close()
+    assert {row["state"] for row in ray.util.placement_group_table().values()} == {"REMOVED"}
