@@ -13,10 +13,10 @@ run: $(READY)
 	$(BIN)/trustchain train -c configs/quickstart.yaml $(if $(RUN),--run $(RUN))
 
 test: $(READY) $(NODE)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
 test-fast: $(READY)
-	$(BIN)/python -m pytest -m "not slow and not long" -n auto --maxprocesses 4 --dist loadfile $(FAST)
+	$(BIN)/python -m pytest -m "not slow and not long" -n logical --maxprocesses 4 --dist loadfile $(FAST)
 
 test-long: $(READY) $(NODE)
 	$(BIN)/python -m pytest -m long
