@@ -12,8 +12,8 @@ pytestmark = pytest.mark.slow
 
 SETTINGS = (
     "run.name=audit", "privacy.canaries=40", "privacy.dp=record", "privacy.epsilon=3", "privacy.delta=1e-5",
-    "training.sampling_rate=0.4", "federation.keep_updates=all", "resources.mode=pooled", "ledger.public.kind=none",
-    "data.test=''",
+    "privacy.max_removals=0", "training.sampling_rate=0.4", "federation.keep_updates=all", "resources.mode=pooled",
+    "ledger.public.kind=none", "data.test=''",
 )  # fmt: skip
 
 
