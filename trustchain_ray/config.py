@@ -182,7 +182,12 @@ class TrustConfig:
         "How a cohort's updates merge: mean | norm_bound (clipped to their median norm) | trimmed_mean | median | "
         "multi_krum | geometric_median. All but mean and norm_bound take every member once, whatever its weight.",
     )
-    hostile: int = _f(0, "Hostile members f of a cohort that the rule is to stand.")
+    across: str = _f(
+        "mean",
+        "How cohorts merge into the model, where each organization is in one of them (federation.cohorts=groups or "
+        "by_organization): the rules of `trust.rule`. It needs no single update, so it goes with secure aggregation.",
+    )
+    hostile: int = _f(0, "Hostile members f of a cohort that the rule is to stand; for `across`, cohorts with one.")
     mixing: bool = _f(False, "Replace every update by the mean of its nearest ones before the rule (NNM).")
     scan_every: int = _f(
         0,
@@ -282,6 +287,7 @@ CHOICES = {
     "federation.personalization": ("none", "head", "adapter"),
     "resources.mode": ("dedicated", "pooled"),
     "trust.rule": robust_settings.RULES,
+    "trust.across": robust_settings.RULES,
     "ledger.private.kind": ("sqlite", "fabric"),
     "ledger.public.kind": ("embedded", "rpc", "none"),
     **settings.CHOICES,

@@ -18,7 +18,7 @@ from trustchain_ray.errors import TrustChainError
 from trustchain_ray.exchange import CohortTask, Reply, Update
 from trustchain_ray.initial import fresh_adapter
 from trustchain_ray.participation import effort_of
-from trustchain_ray.robust.merging import RobustMerge, merge_updates
+from trustchain_ray.robust.merging import RobustMerge, merge_cohorts, merge_updates
 from trustchain_ray.robust.reputation import WAS_REFUSED
 from trustchain_ray.robust.scanning import refuse_planted
 from trustchain_ray.round_writer import FinishedRound, adapter_file, update_file
@@ -54,8 +54,7 @@ class Federation(Assembly):
             return self.initial
         weights = [1] * len(held) if self.config.federation.weights == "equal" else list(held.values())
         states = [cohort_states[c] for c in held]
-        merged: Tensors = self.form.merge_cohorts(self.initial, states, weights, self.config.federation.merge_scale)
-        return merged
+        return merge_cohorts(self.config, self.initial, states, weights)
 
     def train_round(self, number: int, behind: Callable[[], Any] | None = None) -> tuple[dict[str, Any], Any]:
         """One round: tasks out, updates checked and merged as they come, the result handed to the writer.

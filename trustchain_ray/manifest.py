@@ -62,6 +62,7 @@ def build_manifest(
         **({"privacy": promised} if promised else {}),
         **({"audit": {"canaries": config.privacy.canaries}} if config.privacy.canaries else {}),
         **({"rule": rule} if rule else {}),
+        **({"across": {"name": trust.across, "hostile": trust.hostile}} if trust.across != MEAN else {}),
         **({"consortium": consortium} if consortium else {}),
         **({"secure_aggregation": True} if config.trust.secure_aggregation else {}),
         "version": __version__,

@@ -26,6 +26,7 @@ from trustchain_ray.forgetting.unlearn import unlearn
 from trustchain_ray.forgetting.while_training import expel_planters
 from trustchain_ray.robust.contributions import Contributions
 from trustchain_ray.robust.reputation import EXCLUDED
+from trustchain_ray.round_writer import INITIAL
 from trustchain_ray.run_directory import RunDirectory
 from trustchain_ray.train import resume, train
 
@@ -42,8 +43,14 @@ def quiet(_: str) -> None:
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Config]:
     """Five clinics and a tiny classifier, on a cluster for all tests of this file."""
-    folder, rows = tmp_path_factory.mktemp("clinics"), []
-    for number, name in enumerate(NAMES):
+    config = clinics(tmp_path_factory.mktemp("clinics"), NAMES)
+    with cluster(config, len(NAMES)):
+        yield config
+
+
+def clinics(folder: Path, names: list[str]) -> Config:
+    rows = []
+    for number, name in enumerate(names):
         for i in range(24):
             label, complaint = list(COMPLAINTS.items())[(i + number) % 3]
             text = f"Patient {i} has {complaint}"
@@ -65,9 +72,7 @@ ledger: {{public: {{kind: none}}, witnesses: false}}
 resources: {{mode: pooled, workers: 2, cpus_per_worker: 0}}
 """
     )
-    config = load_config([str(folder / "small.yaml")], [])
-    with cluster(config, len(NAMES)):
-        yield config
+    return load_config([str(folder / "small.yaml")], [])
 
 
 def with_rule(config: Config, **trust: Any) -> Config:
@@ -245,3 +250,34 @@ def test_who_refuses_to_leave_stays_refused_until_the_run_is_resumed_and_it_answ
     train(never, str(tmp_path / "four"), quiet)
     last = Path("rounds") / "0003" / "all.safetensors"
     assert digest(load_tensors(run / last)) == digest(load_tensors(tmp_path / "four" / last))
+
+
+def test_groups_with_secure_sums_are_merged_by_a_rule_between_them(config: Config, tmp_path: Path):
+    """Nobody sees a single update, and no single group decides; a removal trains again the groups that it is about."""
+    names = [f"{group}{i}" for group in "abc" for i in range(3)]
+    groups = {group: [n for n in names if n[0] == group] for group in "abc"}
+    secure = with_rule(clinics(tmp_path, names), across="median", hostile=1, secure_aggregation=True)
+    apart = dataclasses.replace(secure.federation, cohorts="groups", groups=groups, rounds=2, keep_updates="none")
+    secure = dataclasses.replace(secure, federation=apart)
+    result, run = train(secure, str(tmp_path / "run"), quiet), tmp_path / "run"
+    assert json.loads((run / "manifest.json").read_text())["across"] == {"name": "median", "hostile": 1}
+    assert {m.body["cohort"]: len(m.body["inputs"]) for m in events_of(run, MERGE)} == dict.fromkeys(groups, 3)
+    assert_the_model_is_the_median_of_groups(run)
+    removed = unlearn(str(run), [Ask("record", ("b1-3",))], "replay", quiet, evaluate=False)
+    assert removed["guarantee"] == "EXACT_BITWISE"
+    assert removed["new_model_digest"] != result["model_digest"]
+    assert set(removed["cohorts"]) == {"a", "b"}, "a1 trained on the same words, c1 keeps them for tests"
+    assert_the_model_is_the_median_of_groups(run)
+    report = verify_run(run)
+    assert report.ok, report.failure
+
+
+def assert_the_model_is_the_median_of_groups(run: Path) -> None:
+    states = [load_tensors(run / "rounds" / "0002" / f"{group}.safetensors") for group in "abc"]
+    model = load_tensors(run / "model" / "adapter_model.safetensors")
+    begin = load_tensors(run / INITIAL)
+    for name, first in begin.items():
+        expected = first + np.median([state[name] - first for state in states], 0)
+        [published] = [value for key, value in model.items() if key.endswith(name.split("base_model.model.")[-1])]
+        np.testing.assert_allclose(published, expected, atol=1e-6)
+    assert any(np.abs(state[name] - begin[name]).max() > 1e-4 for state in states for name in begin)

@@ -9,11 +9,11 @@ import pytest
 from ledger.errors import LedgerError
 from ledger.events import MERGE, make_event
 from ledger.identity import COORDINATOR, load_or_create
-from trustchain_ray.adapter import Tensors, digest
+from trustchain_ray.adapter import Layout, Tensors, digest
 from trustchain_ray.config import Config
 from trustchain_ray.merge import apply_step
 from trustchain_ray.robust import geometry
-from trustchain_ray.robust.merging import merge_updates
+from trustchain_ray.robust.merging import merge_cohorts, merge_updates
 from trustchain_ray.robust.rules import Chosen, choose, near_copies
 from trustchain_ray.robust.settings import RULES, least_members
 
@@ -220,6 +220,22 @@ def test_an_approximate_removal_is_averaged_whatever_the_rule():
     plain, robust = (merge_updates(config_of(rule), state, named, 1.0) for rule in ("mean", "median"))
     assert digest(plain.state) == digest(robust.state)
     assert robust.shares == {}
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_cohorts_make_the_model_by_the_rule_between_them(rule: str):
+    begin, rows = tensors_of(updates_of(1, seed=9)[0]), updates_of(7, far=1)
+    states = [{name: value + tensors_of(row)[name] for name, value in begin.items()} for row in rows]
+    config = Config()
+    config.trust.across, config.trust.hostile = rule, int(rule != "mean")
+    model, layout = merge_cohorts(config, begin, states, [1] * 7), Layout.of(begin)
+    changes = [layout.pack(state) - layout.pack(begin) for state in states]
+    chosen = choose(rule, changes, [1] * 7, 1)
+    assert digest(model) == digest(layout.unpack(apply_step(layout.pack(begin), chosen.terms, chosen.weights, 1.0)))
+    honest = np.mean(changes[:6], 0)
+    moved = np.linalg.norm(layout.pack(model) - layout.pack(begin) - honest) / np.linalg.norm(honest)
+    assert (moved > 3) == (rule == "mean")
+    assert digest(merge_cohorts(config, begin, states[:1], [1])) == digest(states[0])
 
 
 def test_a_merge_event_says_the_shares(tmp_path: Any):

@@ -103,3 +103,40 @@ def test_a_scan_needs_classes_single_updates_and_enough_of_them():
     config.training.engine, config.trust.secure_aggregation = "torch", True
     assert "trust.scan_every=5 with trust.secure_aggregation=true" in refusal(config)
     assert "trust.expel=2: organizations are expelled for triggers that the scan finds" in refusal(config_of(expel=2))
+
+
+def groups_of(count: int, **trust: Any) -> Config:
+    config = config_of(3 * count, **trust)
+    config.federation.cohorts = "groups"
+    config.federation.groups = {f"g{i}": [f"o{3 * i + j}" for j in range(3)] for i in range(count)}
+    return config
+
+
+@pytest.mark.parametrize("rule", RULES[1:])
+def test_a_rule_between_groups_needs_enough_of_them_and_goes_with_secure_sums(rule: str):
+    need = least_members(rule, 1)
+    config = groups_of(need, across=rule, hostile=1, secure_aggregation=True)
+    config.federation.keep_updates = "none"
+    config.participation.settle_every = 0
+    check(config)
+    said = refusal(groups_of(need - 1, across=rule, hostile=1))
+    assert f"trust.across={rule} with trust.hostile=1 needs {need} cohorts, and there are {need - 1}" in said
+    assert said.endswith("or trust.hostile=0")
+
+
+@pytest.mark.parametrize("kind", ["one", "by_shard", "by_both"])
+def test_no_rule_between_cohorts_that_a_hostile_member_is_in_together(kind: str):
+    config = config_of(across="median")
+    config.federation.cohorts = kind
+    assert f"trust.across=median with federation.cohorts={kind}: " in refusal(config)
+
+
+def test_cohorts_of_single_organizations_are_counted_once_they_are_known():
+    config = config_of(across="trimmed_mean", hostile=1)
+    config.federation.cohorts = "by_organization"
+    check(config)
+    check_cohorts(config, {name: [name] for name in "abc"})
+    with pytest.raises(UsageError, match="needs 3 cohorts, and there are 2"):
+        check_cohorts(config, {name: [name] for name in "ab"})
+    config.trust.hostile = 0
+    assert "leaves no cohort out" in refusal(config)

@@ -30,8 +30,8 @@ def put(config: Config, **values: Any) -> None:
     [
         ({"model__lora__form": "svd"}, r"form=svd: .*use model\.lora\.form=ffa or fedavg"),
         ({"model__lora__form": "flora"}, r"form=flora"),
-        ({"trust__rule": "median"}, r"trust\.rule=median: .*trust\.rule=mean"),
-        ({"trust__rule": "norm_bound"}, r"trust\.rule=norm_bound: .*every member checks itself"),
+        ({"trust__rule": "median"}, r"trust\.rule=median: .*cohorts=groups, .*trust\.across=median"),
+        ({"trust__rule": "norm_bound"}, r"trust\.rule=norm_bound: .*every member checks .*itself"),
         ({"federation__cohorts": "by_organization"}, r"cohorts=by_organization: .*groups of three"),
         ({"federation__cohorts": "by_both"}, r"cohorts=by_both"),
         (

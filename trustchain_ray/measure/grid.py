@@ -126,10 +126,11 @@ def check_measurable(config: Config, mode: str) -> None:
         raise UsageError("model.lora.ranks: all organizations of a point train at one rank; leave own ranks out")
     if config.training.engine == "deepspeed":
         raise UsageError("training.engine=deepspeed: measure swaps adapters in one process; use engine torch")
-    if mode == "merged" and config.trust.rule != MEAN:
-        raise UsageError(
-            f"trust.rule={config.trust.rule} with --mode merged: organizations that train alone are merged by the "
-            "plain mean, and the rule would have nothing to work on; use --mode federated, or trust.rule=mean"
-        )
+    for key in ("rule", "across"):
+        if mode == "merged" and (rule := getattr(config.trust, key)) != MEAN:
+            raise UsageError(
+                f"trust.{key}={rule} with --mode merged: organizations that train alone are merged by the plain mean, "
+                f"and the rule would have nothing to work on; use --mode federated, or trust.{key}=mean"
+            )
 
 

@@ -22,7 +22,7 @@ from trustchain_ray.initial import fresh_adapter
 from trustchain_ray.keys import derive
 from trustchain_ray.merge import LIMIT
 from trustchain_ray.rates import learning_rates
-from trustchain_ray.robust.merging import merge_updates
+from trustchain_ray.robust.merging import merge_cohorts, merge_updates
 from trustchain_ray.sampling import plan, sampling_rate
 from trustchain_ray.worker import Packed, Trained, Worker
 
@@ -107,10 +107,7 @@ class Simulation:
         if not chosen:
             return self.initial
         weights = [1] * len(chosen) if federation.weights == "equal" else [held[c] for c in chosen]
-        merged: Tensors = self.form.merge_cohorts(
-            self.initial, [states[c] for c in chosen], weights, federation.merge_scale
-        )
-        return merged
+        return merge_cohorts(self.config, self.initial, [states[c] for c in chosen], weights)
 
     def evaluate(self, model: Tensors, blocks: int) -> list[dict[str, Any]]:
         """Sums of metrics of a model on each block of validation records."""

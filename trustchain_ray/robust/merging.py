@@ -1,6 +1,6 @@
-"""The merge of a cohort's round under `trust.rule`: used where a round is run, replayed and re-executed."""
+"""Merges under `trust.rule` and `trust.across`: used where a round is run, replayed, measured and re-executed."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,3 +60,24 @@ def merge_updates(
     merged = apply_step(layout.pack(state), chosen.terms, chosen.weights, config.federation.server_step)
     shares = {name: f"{share:.6f}" for name, share in zip(names, chosen.shares, strict=True)}
     return RobustMerge(layout.unpack(merged), shares, chosen.stands)
+
+
+def merge_cohorts(config: Config, begin: Tensors, states: Sequence[Tensors], weights: Sequence[int]) -> Tensors:
+    """The model: the cohorts' changes of the initial state, merged by `trust.across`.
+
+    Parameters
+    ----------
+    begin
+        The initial state.
+    states, weights
+        At least one cohort, in the order of their names.
+    """
+    form: Any = forms.get(config.model.lora.form)
+    scale, trust = config.federation.merge_scale, config.trust
+    if trust.across == MEAN or len(states) == 1:
+        mean: Tensors = form.merge_cohorts(begin, states, weights, scale)
+        return mean
+    layout = Layout.of(begin)
+    changes = [layout.pack(form.update(begin, state)) for state in states]
+    chosen = choose(trust.across, changes, weights, trust.hostile)
+    return layout.unpack(apply_step(layout.pack(begin), chosen.terms, chosen.weights, scale))

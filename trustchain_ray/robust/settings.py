@@ -20,6 +20,11 @@ COUNTING = (TRIMMED_MEAN, MULTI_KRUM)
 FEWEST_SCANNED = 4
 """Updates that a scan for triggers compares at least."""
 
+DISJOINT = ("groups", "by_organization")
+"""Values of `federation.cohorts` where an organization is in one cohort alone: a hostile one spoils no other."""
+
+EVERY = "every cohort"
+
 SHARED = ("one", "by_shard")
 """Values of `federation.cohorts` where every organization is in every cohort, so that the quorum holds for each."""
 
@@ -40,7 +45,7 @@ def known_cohorts(config: "Config") -> dict[str, int]:
     if federation.cohorts == "groups":
         return {f"group {name}": len(members) for name, members in federation.groups.items()}
     if federation.cohorts not in SHARED:
-        return {"every cohort": 1}
+        return {EVERY: 1}
     many = {"sources": len(data.organizations), "dirichlet": data.split_into, "subject": data.split_into}
     return {"the federation": many[data.split]} if data.split in many else {}
 
@@ -61,17 +66,21 @@ def problems(config: "Config", cohorts: Mapping[str, int]) -> Iterator[str]:
             "trust.scan_every=5"
         )
     rule, hostile, mixing = config.trust.rule, config.trust.hostile, config.trust.mixing
-    form, quorum = config.model.lora.form, config.federation.quorum
+    form, quorum, across = config.model.lora.form, config.federation.quorum, config.trust.across
+    for key, value in (("rule", rule), ("across", across)):
+        if value != MEAN and form not in ("ffa", "fedavg"):
+            yield (
+                f"trust.{key}={value} with model.lora.form={form}: its members train factors B and A of their own, of "
+                "which many pairs make the same change, so their distances and medians mean nothing; use "
+                "model.lora.form=ffa"
+            )
+    if across != MEAN:
+        yield from _across_problems(config, None if EVERY in cohorts else len(cohorts))
     if rule == MEAN:
-        if hostile or mixing:
-            key = f"trust.hostile={hostile}" if hostile else "trust.mixing=true"
+        if mixing or (hostile and across == MEAN):
+            key = "trust.mixing=true" if mixing else f"trust.hostile={hostile}"
             yield f"{key} with trust.rule=mean: a mean follows a single hostile member; use trust.rule=trimmed_mean"
         return
-    if form not in ("ffa", "fedavg"):
-        yield (
-            f"trust.rule={rule} with model.lora.form={form}: its members train factors B and A of their own, of which "
-            "many pairs make the same change, so their distances and medians mean nothing; use model.lora.form=ffa"
-        )
     if not hostile and (rule in COUNTING or mixing):
         what = f"trust.rule={rule}" if rule in COUNTING else "trust.mixing=true"
         yield f"{what} with trust.hostile=0 leaves nobody out; say how many hostile members it is to stand"
@@ -88,6 +97,26 @@ def problems(config: "Config", cohorts: Mapping[str, int]) -> Iterator[str]:
                 f"trust.rule={rule} needs {need} to stand trust.hostile={hostile}: set federation.quorum to "
                 f"{math.ceil(100 * need / members) / 100:g} or more"
             )
+
+
+def _across_problems(config: "Config", cohorts: int | None) -> Iterator[str]:
+    """Why `trust.across` cannot do what is asked of it; `cohorts` is their number, if it is known yet."""
+    across, hostile, kind = config.trust.across, config.trust.hostile, config.federation.cohorts
+    if kind not in DISJOINT:
+        yield (
+            f"trust.across={across} with federation.cohorts={kind}: a hostile organization is in several cohorts or in "
+            "the only one, and no rule between them leaves it out; use federation.cohorts=groups or by_organization, "
+            "or trust.rule"
+        )
+        return
+    if across in COUNTING and not hostile:
+        yield f"trust.across={across} with trust.hostile=0 leaves no cohort out; say how many it is to stand"
+    need = max(2, least_members(across, hostile))
+    if cohorts is not None and cohorts < need:
+        yield (
+            f"trust.across={across} with trust.hostile={hostile} needs {need} cohorts, and there are {cohorts}: use "
+            f"more and smaller groups, or trust.hostile={most_hostile(across, cohorts)}"
+        )
 
 
 def _scan_problems(config: "Config", cohorts: Mapping[str, int]) -> Iterator[str]:

@@ -39,7 +39,8 @@ def problems(c: Config) -> Iterator[str]:
     if trust.rule != MEAN:
         yield (
             f"{ON} with trust.rule={trust.rule}: the rule has to see single updates, which nobody sees; use "
-            "trust.rule=mean, and trust.max_update_norm, which every member checks itself"
+            f"trust.rule=mean with federation.cohorts=groups, each of three and more, and trust.across={trust.rule}, "
+            "which merges the groups' sums; every member checks trust.max_update_norm itself"
         )
     if federation.cohorts in ("by_organization", "by_both"):
         yield (
