@@ -226,7 +226,7 @@ def make_event(
         Unknown type, missing or wrong field, too large.
     """
     if key is None:
-        key = f"{type}/{identity.name}/{sha256_hex(canonical_json(body))[:24]}"
+        key = default_key(type, identity.name, body)
     content = {
         "body": body,
         "key": key,
@@ -239,6 +239,11 @@ def make_event(
     payload = canonical_json(content)
     _check_size(payload)
     return dsse.sign(payload, PAYLOAD_TYPE, identity)
+
+
+def default_key(type: str, organization: str, body: dict[str, Any]) -> str:
+    """The idempotency key of an event that is given none: two statements have one key where they say the same."""
+    return f"{type}/{organization}/{sha256_hex(canonical_json(body))[:24]}"
 
 
 def leaf_bytes(envelope: dsse.Envelope) -> bytes:

@@ -6,11 +6,14 @@ from typing import Any
 import numpy as np
 
 from ledger.errors import LedgerError
-from ledger.events import read_event
+from ledger.events import Event, default_key, read_event
 from trustchain_ray.adapter import Layout, digest
 from trustchain_ray.exchange import CohortTask, Update
 from trustchain_ray.merge import LIMIT
 from trustchain_ray.worker import Packed
+
+MALFORMED = (AttributeError, IndexError, KeyError, TypeError, ValueError)
+"""What looking at an answer raises that is not made as answers are."""
 
 
 class Refused(Exception):
@@ -26,14 +29,28 @@ def check_decision(envelope: dict[str, Any], organization: str, number: int, key
     _check_own("decision", "DECISION", envelope, organization, number, keys, run)
 
 
-def check_spend(envelope: dict[str, Any], organization: str, number: int, keys: dict[str, str], run: str) -> None:
-    """Refuse a statement beside the updates that is not the organization's own PRIVACY_SPEND of this round. Raises
-    Refused with the reason."""
-    _check_own("privacy spend", "PRIVACY_SPEND", envelope, organization, number, keys, run)
+def check_spend(
+    envelope: dict[str, Any],
+    organization: str,
+    number: int,
+    keys: dict[str, str],
+    run: str,
+    removal: str | None = None,
+) -> None:
+    """Refuse a statement beside the updates that is not the organization's own PRIVACY_SPEND of this round and removal.
+    Raises Refused with the reason."""
+    _check_own("privacy spend", "PRIVACY_SPEND", envelope, organization, number, keys, run, removal)
 
 
 def _check_own(
-    what: str, kind: str, envelope: dict[str, Any], organization: str, number: int, keys: dict[str, str], run: str
+    what: str,
+    kind: str,
+    envelope: dict[str, Any],
+    organization: str,
+    number: int,
+    keys: dict[str, str],
+    run: str,
+    removal: str | None = None,
 ) -> None:
     try:
         event = read_event(envelope, keys)
@@ -43,6 +60,19 @@ def _check_own(
         raise Refused(f"{what}: signed as {event.type} of {event.organization} in run {event.run}")
     if event.round != number:
         raise Refused(f"{what}: signed for round {event.round}")
+    _check_place(event, removal)
+
+
+def _check_place(event: Event, removal: str | None) -> None:
+    """Refuse what the log would not take or not understand: another event's key, a part of another removal."""
+    if event.key != default_key(event.type, event.organization, event.body):
+        raise Refused(f"{event.type}: its idempotency key is not the one of what it says")
+    if event.body.get("replay") != removal:
+        raise Refused(f"{event.type}: signed as part of {_removal(event.body.get('replay'))}, not {_removal(removal)}")
+
+
+def _removal(name: Any) -> str:
+    return "the training" if name is None else f"removal {str(name)[:16]}"
 
 
 def check_original(update: Update, update_digest: str, accepted: Mapping[str, str]) -> None:
@@ -73,6 +103,8 @@ def check_update(
     run: str,
     max_norm: float,
     max_weight: int,
+    removal: str | None = None,
+    kept: bool = False,
 ) -> str:
     """Refuse a forged, replayed, mis-shaped, oversized, non-finite or too large update.
 
@@ -81,6 +113,7 @@ def check_update(
     layout : names and shapes that an update of this member must have.
     keys : public keys (hex) by key id that may sign for this organization: its own, nobody else's.
     max_weight : the largest weight this member may claim: its registered records times its steps.
+    removal, kept : of which removal's replay it is part; whether it states again what the replay leaves as it was.
 
     Returns
     -------
@@ -91,7 +124,7 @@ def check_update(
     Refused
         With the reason.
     """
-    said = check_statement(update, organization, number, task, keys, run, max_weight)
+    said = check_statement(update, organization, number, task, keys, run, max_weight, removal, kept)
     check_values(update.update, layout, max_norm)
     if digest(update.update.tensors()) != said:
         raise Refused("its bytes do not match the signed digest")
@@ -99,7 +132,15 @@ def check_update(
 
 
 def check_statement(
-    update: Update, organization: str, number: int, task: CohortTask, keys: dict[str, str], run: str, max_weight: int
+    update: Update,
+    organization: str,
+    number: int,
+    task: CohortTask,
+    keys: dict[str, str],
+    run: str,
+    max_weight: int,
+    removal: str | None = None,
+    kept: bool = False,
 ) -> str:
     """What can be checked of an update without its values: who signed it, for which round and adapter, and its weight.
 
@@ -118,6 +159,12 @@ def check_statement(
         raise Refused("trained from another adapter than this round's")
     if type(update.weight) is not int or body["weight"] != update.weight or not 0 < update.weight <= max_weight:
         raise Refused(f"weight {update.weight} is not within the registered {max_weight}")
+    _check_place(event, removal)
+    if body.get("kept", False) is not kept:
+        raise Refused("says of an update that was trained now that it is kept from before, or the other way round")
+    figures = [*update.losses, update.seconds, update.records, update.resident]
+    if not all(type(figure) in (int, float) for figure in figures):
+        raise Refused("its losses, seconds, records or bytes are no numbers")
     return str(body["update"])
 
 

@@ -1,5 +1,6 @@
 """The coordinator: one controller that runs the rounds of a federation. It never sees a record."""
 
+import contextlib
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
@@ -12,7 +13,15 @@ from ray.exceptions import RayActorError, RayTaskError
 from ledger.canonical import sha256_hex
 from trustchain_ray.adapter import Layout, Tensors, digest, serialise
 from trustchain_ray.assembly import Assembly, reason_of
-from trustchain_ray.checks import Refused, check_decision, check_original, check_spend, check_statement, check_update
+from trustchain_ray.checks import (
+    MALFORMED,
+    Refused,
+    check_decision,
+    check_original,
+    check_spend,
+    check_statement,
+    check_update,
+)
 from trustchain_ray.compare import collect, mean_scores
 from trustchain_ray.errors import TrustChainError
 from trustchain_ray.exchange import CohortTask, Reply, Update
@@ -95,7 +104,7 @@ class Federation(Assembly):
             try:
                 replies[name] = ray.get(done[0])
             except (RayActorError, RayTaskError) as error:
-                absent[name] = reason_of(error)
+                absent[name] = f"did not answer: {reason_of(error)}"
                 self.progress(f"  {name} is left out of round {number}: {absent[name]}")
                 continue
             finally:
@@ -103,9 +112,9 @@ class Federation(Assembly):
                     cohort.waiting.discard(name)
             try:
                 events += self._accept(number, name, replies[name], rounds)
-            except Refused as refused:
+            except (Refused, *MALFORMED) as error:
                 del replies[name]
-                absent[name] = f"{WAS_REFUSED}{refused}"
+                absent[name] = f"{WAS_REFUSED}{error}"
             for c, cohort in rounds.items():
                 if not cohort.waiting and c not in merged:
                     refuse_planted(self, number, c, cohort)
@@ -155,9 +164,22 @@ class Federation(Assembly):
         return [reply.decision, *self.accept_updates(number, name, reply, rounds)]
 
     def accept_updates(
-        self, number: int, name: str, reply: Reply, rounds: dict[str, CohortRound]
+        self,
+        number: int,
+        name: str,
+        reply: Reply,
+        rounds: dict[str, CohortRound],
+        removal: str | None = None,
+        kept: bool = False,
     ) -> list[dict[str, Any]]:
         """Check the updates of one organization, and what it states besides; events of what was accepted and refused.
+
+        Of each cohort the first thing that an organization says counts: the log cannot hold two.
+
+        Parameters
+        ----------
+        removal, kept
+            Of which removal's replay the answer is part; whether its updates are stated again, not trained.
 
         Raises
         ------
@@ -167,34 +189,44 @@ class Federation(Assembly):
         document = self.registrations[name]["document"]
         keys = {document["key_id"]: document["public_key"]}
         for envelope in reply.events:
-            check_spend(envelope, name, number, keys, self.id)
-        events = list(reply.events)
+            check_spend(envelope, name, number, keys, self.id, removal)
+        events, answered = list(reply.events), set[str]()
         for withheld, reason in reply.withheld.items():
             if withheld in rounds and name in self.cohorts[withheld]:
+                answered.add(withheld)
                 body = {"round": number, "organization": name, "cohort": withheld}
                 events.append(self.event("REFUSED", {**body, "reason": f"withheld by itself: {reason}"[:500]}))
                 self.progress(f"  {name} withholds its update of {withheld}: {reason}")
         for update in reply.updates:
-            cohort = rounds.get(update.cohort)
+            what = str(update.cohort)[:100]
+            if what in answered:
+                self.progress(f"  another update of {name} for {what} is not looked at")
+                continue
+            answered.add(what)
+            cohort = rounds.get(what)
             try:
-                if cohort is None or name not in self.cohorts[update.cohort]:
+                if cohort is None or name not in self.cohorts[what]:
                     raise Refused("the organization is not in this cohort")
-                records = self._records(name, update.cohort)
+                records = self._records(name, what)
                 unit = records if self.config.federation.weights == "records" else 1
                 most = unit * self.config.federation.local_steps
                 if self.config.trust.secure_aggregation:
-                    update_digest = check_statement(update, name, number, cohort.task, keys, self.id, most)
+                    update_digest = check_statement(
+                        update, name, number, cohort.task, keys, self.id, most, removal, kept
+                    )
                 else:
                     layout, limit = self._update_layout(name), self.config.trust.max_update_norm
                     update_digest = check_update(
-                        update, name, number, cohort.task, layout, keys, self.id, limit, most
+                        update, name, number, cohort.task, layout, keys, self.id, limit, most, removal, kept
                     )
                     check_original(update, update_digest, cohort.digests)
-            except Refused as refused:
-                cohort_name = str(update.cohort)[:100]
-                body = {"round": number, "organization": name, "cohort": cohort_name, "reason": str(refused)}
-                events.append(self.event("REFUSED", {**body, "update": digest(update.update.tensors())}))
-                self.progress(f"  refused an update of {name}: {refused}")
+            except (Refused, *MALFORMED) as error:
+                reason = str(error) if isinstance(error, Refused) else f"malformed: {error}"[:500]
+                body = {"round": number, "organization": name, "cohort": what, "reason": reason}
+                with contextlib.suppress(*MALFORMED):
+                    body["update"] = digest(update.update.tensors())
+                events.append(self.event("REFUSED", body))
+                self.progress(f"  refused an update of {name}: {reason}")
             else:
                 cohort.accepted[name] = update
                 cohort.digests[name] = update_digest

@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ledger.events import make_event
-from ledger.identity import Identity, load_or_create
+from ledger.events import make_event, read_event
+from ledger.identity import COORDINATOR, Identity, load_or_create
 from trustchain_ray.adapter import Layout, Tensors, digest
 from trustchain_ray.checks import Refused, check_original, check_statement, check_update
-from trustchain_ray.exchange import CohortTask, Update
+from trustchain_ray.config import Config
+from trustchain_ray.exchange import CohortTask, Reply, Update
+from trustchain_ray.federation import CohortRound, Federation
+from trustchain_ray.statements import statement_of
 from trustchain_ray.worker import Packed
 
 RUN, ROUND, COHORT, BASE, WEIGHT = "run-1", 4, "all", "ab" * 32, 120
@@ -80,11 +83,75 @@ def test_a_sound_update_passes(north: Identity, tensors: Tensors):
         ({"update": "ef" * 32}, "do not match the signed digest"),
         ({"run": "run-0"}, "signed as UPDATE of north in run run-0"),
         ({"kind": "DECISION", "effort": "1"}, "signed as DECISION of north"),
+        ({"replay": "ab" * 32}, "signed as part of removal abababababababab, not the training"),
     ],
 )
 def test_a_statement_about_something_else(north: Identity, tensors: Tensors, changes: dict[str, Any], reason: str):
     with pytest.raises(Refused, match=reason):
         examine(signed(north, tensors, **changes), north, tensors)
+
+
+def test_a_statement_with_the_key_of_another_one(north: Identity, tensors: Tensors):
+    """The log takes a key once: with another one's, the update would be merged and never be logged."""
+    update, other = signed(north, tensors), signed(north, tensors, steps=9)
+    event = read_event(update.envelope, {north.key_id: north.public_hex})
+    key = read_event(other.envelope, {north.key_id: north.public_hex}).key
+    envelope = make_event(north, RUN, "UPDATE", dict(event.body), key=key)
+    with pytest.raises(Refused, match="its idempotency key is not the one of what it says"):
+        examine(replace(update, envelope=envelope), north, tensors)
+
+
+class Board(Federation):
+    """As much of a federation as looks at answers."""
+
+    def __init__(self, coordinator: Identity, north: Identity, tensors: Tensors) -> None:
+        self.config, self.id, self.identity, self.initial = Config(), RUN, coordinator, tensors
+        self.config.federation.local_steps = 10
+        document = {"key_id": north.key_id, "public_key": north.public_hex}
+        self.registrations = {"north": {"document": document}}
+        self.cohorts, self.counts = {COHORT: ["north"]}, {"north": {COHORT: WEIGHT // 10}}
+        self.progress = lambda text: None
+        self.rounds = {COHORT: CohortRound(CohortTask(COHORT, None, BASE), set())}
+
+    def look(self, *updates: Any, **reply: Any) -> list[dict[str, Any]]:
+        return self.accept_updates(ROUND, "north", Reply("north", {}, list(updates), 0.0, **reply), self.rounds)
+
+
+@pytest.fixture
+def board(north: Identity, tensors: Tensors, tmp_path: Path) -> Board:
+    return Board(load_or_create(COORDINATOR, tmp_path), north, tensors)
+
+
+def test_what_a_replay_keeps_and_what_it_trains_again_are_not_mistaken(board: Board, north: Identity, tensors: Tensors):
+    removal = "ab" * 32
+    kept, trained = (signed(north, tensors, replay=removal, **says) for says in ({"kept": True}, {}))
+    for update, asked in ((kept, False), (trained, True)):
+        reply = Reply("north", {}, [update], 0.0)
+        [event] = board.accept_updates(ROUND, "north", reply, board.rounds, removal, kept=asked)
+        assert "kept from before" in statement_of(event)["body"]["reason"]
+    assert board.accept_updates(ROUND, "north", reply, board.rounds, removal) == [trained.envelope]
+
+
+def test_an_update_of_another_form_is_refused_and_the_round_goes_on(board: Board, north: Identity, tensors: Tensors):
+    good = signed(north, tensors)
+    short = replace(good, update=Packed(good.update.layout, good.update.buffer[:5]))
+    for bad in (short, replace(good, update=None), replace(good, envelope=[]), replace(good, seconds="1")):
+        [event] = board.look(bad)
+        assert statement_of(event)["type"] == "REFUSED"
+    assert not board.rounds[COHORT].accepted
+    assert board.look(good) == [good.envelope]
+
+
+@pytest.mark.parametrize("withheld", [False, True])
+def test_of_two_answers_for_a_cohort_the_first_counts(board: Board, north: Identity, tensors: Tensors, withheld: bool):
+    good = signed(north, tensors)
+    if withheld:
+        [event] = board.look(good, withheld={COHORT: "its norm"})
+        assert statement_of(event)["type"] == "REFUSED"
+        assert not board.rounds[COHORT].accepted
+    else:
+        assert board.look(good, good, replace(good, weight=1)) == [good.envelope]
+        assert list(board.rounds[COHORT].accepted) == ["north"]
 
 
 def test_a_forged_signature(north: Identity, tensors: Tensors):

@@ -102,6 +102,7 @@ def state_again(
         envelope = federation.answer(name, call)
         if envelope is not None:
             update = Update(cohort, Packed.of(kept.tensors), envelope, kept.body["weight"])
-            events += federation.accept_updates(number, name, Reply(name, {}, [update], 0.0), rounds)
+            said = Reply(name, {}, [update], 0.0)
+            events += federation.accept_updates(number, name, said, rounds, job.removal, kept=True)
             done.add(name)
     return done, events

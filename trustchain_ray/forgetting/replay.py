@@ -14,7 +14,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from trustchain_ray import calls
 from trustchain_ray.adapter import Tensors, digest, load_tensors, save_tensors
 from trustchain_ray.assembly import reason_of
-from trustchain_ray.checks import Refused
+from trustchain_ray.checks import MALFORMED, Refused
 from trustchain_ray.errors import TrustChainError
 from trustchain_ray.exchange import Reply, Update
 from trustchain_ray.federation import CohortRound, Federation
@@ -133,8 +133,8 @@ def _replay_round(federation: Federation, job: Job, number: int, active: list[st
             if not done:
                 raise TrustChainError(f"no answer within {federation.config.federation.deadline_s:g} s")
             reply: Reply = calls.get(done[0])
-            events += federation.accept_updates(number, name, reply, rounds)
-        except (RayActorError, RayTaskError, TrustChainError, Refused) as error:
+            events += federation.accept_updates(number, name, reply, rounds, job.removal)
+        except (RayActorError, RayTaskError, TrustChainError, Refused, *MALFORMED) as error:
             raise TrustChainError(
                 f"organization {name!r} did not replay round {number}: {reason_of(error)}. {', '.join(active)} stay "
                 f"withdrawn; go on when it is back: trustchain unlearn {federation.run.path}"

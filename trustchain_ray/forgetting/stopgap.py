@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 
 from ledger.removal import TRAIN
-from trustchain_ray.checks import Refused
+from trustchain_ray.checks import MALFORMED, Refused
 from trustchain_ray.errors import TrustChainError
 from trustchain_ray.federation import CohortRound, Federation
 from trustchain_ray.forgetting.holder import Taken
@@ -32,8 +32,8 @@ def unlearn_approximately(federation: Federation, job: Job, progress: Progress) 
             )
             reply = federation.answer(name, call)
             try:
-                events += federation.accept_updates(number, name, reply, rounds)
-            except Refused as refused:
+                events += federation.accept_updates(number, name, reply, rounds, job.removal)
+            except (Refused, *MALFORMED) as refused:
                 raise TrustChainError(f"organization {name!r}: its answer was refused: {refused}") from None
             steps += sum(len(update.losses) for update in reply.updates)
             progress(f"{job.method} at {name}: {steps} steps")
