@@ -86,6 +86,7 @@ class Assembly:
         self.finished = 0
         self.reputation = Reputation(self.registered)
         self.contributions = Contributions(run, config.federation.server_step)
+        self.spent: dict[str, float] = {}  # epsilon as organizations signed it in rounds of before
         self.budget_is_spent = False  # no organization's privacy budget pays for another step
         self.ledger_seconds = 0.0  # of this process: what the log and the chains cost the rounds
 
@@ -130,7 +131,21 @@ class Assembly:
             self.open_ledger()
         self._load_rounds(write)
         if write:
+            self._check_accounts()
             self.revoked = announce_rotations(self)  # after what earlier keys signed
+
+    def _check_accounts(self) -> None:
+        """No privacy account says less than what its organization signed before. Raises TrustChainError."""
+        if not self.spent:
+            return
+        now = self.gather("privacy_spent", names=set(self.spent) & (set(self.names) - self.offline))
+        for name, said in now.items():
+            if float(said["epsilon"]) < self.spent[name] - 1e-6:
+                raise TrustChainError(
+                    f"organization {name!r}: its privacy account says epsilon {said['epsilon']}, and it has signed "
+                    f"{self.spent[name]:.6f} in this run: the account was lost or is an older one. Restore "
+                    f"custody/<run>/{name}.privacy.json in its TRUSTCHAIN_HOME: without it nobody knows what was spent"
+                )
 
     def enlist(self) -> None:
         """Start the workers and agree on the terms."""
@@ -254,7 +269,9 @@ class Assembly:
         return {n: r["worker"]["environment"] for n, r in self.registrations.items()}
 
     def rate_of(self, organization: str, cohort: str) -> float:
-        """Sampling rate of a member, as its records are now."""
+        """Sampling rate of a member, as its records are now; under privacy, which counts on it, the first one."""
+        if self.config.privacy.dp != "none":
+            return float(self.manifest["sampling_rates"][organization][cohort])
         return sampling_rate(self.config.training, self.counts[organization][cohort])
 
     def memory(self) -> dict[str, dict[str, int]]:
@@ -411,6 +428,9 @@ class Assembly:
         for statement in statements:
             if statement["type"] == "REWARD_SETTLEMENT":
                 self.settlement.recall(statement["body"])
+            elif statement["type"] == "PRIVACY_SPEND":
+                name, epsilon = statement["organization"], float(statement["body"]["epsilon"])
+                self.spent[name] = max(epsilon, self.spent.get(name, 0.0))
 
     def _schedule(self) -> Schedule | None:
         settings = self.config.federation

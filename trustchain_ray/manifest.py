@@ -96,8 +96,8 @@ def build_manifest(
 
 
 AMENDED = {
-    "cohorts", "environments", "initial", "organizations", "participation", "privacy", "program", "records",
-    "sampling_rates", "version",
+    "cohorts", "environments", "initial", "organizations", "participation", "program", "records", "sampling_rates",
+    "version",
 }  # fmt: skip
 """What may differ once records were removed; the manifest itself stays as it was agreed on."""
 
@@ -116,6 +116,8 @@ def check_same(old: dict[str, Any], new: dict[str, Any], where: str, amended: bo
         Naming each part that differs.
     """
     compared = (set(old) | set(new)) - (AMENDED if amended else set())
+    if amended and "privacy" in old:  # who is left promises what it promised
+        old = {**old, "privacy": {n: old["privacy"].get(n) for n in new.get("privacy", {})}}
     parts = [part for part in sorted(compared) if old.get(part) != new.get(part)]
     if parts:
         shown = "; ".join(f"{part}: {_short(old.get(part))} -> {_short(new.get(part))}" for part in parts)

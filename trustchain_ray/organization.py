@@ -17,11 +17,12 @@ from trustchain_ray.adapter import digest
 from trustchain_ray.checks import Refused, check_values
 from trustchain_ray.custody import Shard
 from trustchain_ray.errors import TrustChainError
-from trustchain_ray.exchange import CohortTask, Reply, Update
+from trustchain_ray.exchange import NO_REMOVAL, CohortTask, Reply, Update
 from trustchain_ray.forgetting.holder import Found, Taken, Usage, Wanted
 from trustchain_ray.keystore import keystore, personal_folder, witness_folder
 from trustchain_ray.participation import Decider, Shown
 from trustchain_ray.party import value_of
+from trustchain_ray.privacy.member import MemberPrivacy
 from trustchain_ray.rates import learning_rates
 from trustchain_ray.sampling import plan
 from trustchain_ray.secure_aggregation.member import Answer
@@ -161,7 +162,7 @@ class Organization(Serving):
     def affords(self, rounds: dict[str, list[int]]) -> list[str]:
         """Of cohorts whose rounds, of so many steps, are to be replayed, those that the privacy budget pays not for."""
         privacy = self._privacy()
-        return [c for c, steps in sorted(rounds.items()) if privacy and not privacy.affords(c, steps)]
+        return privacy.unaffordable(rounds) if privacy else []
 
     def privacy_spent(self) -> dict[str, str]:
         """What the privacy account says now; empty without privacy."""
@@ -243,8 +244,11 @@ class Organization(Serving):
         federation, indices = self.config.federation, self._indices(task.cohort)
         if not indices:
             return None
-        privacy, generation = self._privacy(), int(removal[:12], 16) if removal else 0
+        privacy, generation = self._privacy(), 0
         if privacy:
+            if digest(value_of(task.state).tensors()) != task.digest:
+                raise Refused("the adapter that came is not the one that the task names")
+            generation = self._generation(privacy, number, task, removal)
             affordable = privacy.affordable(task.cohort, number, task.digest, steps, generation)
             if removal and affordable < steps:
                 raise TrustChainError(
@@ -260,18 +264,18 @@ class Organization(Serving):
         total = federation.rounds * federation.local_steps
         rates = learning_rates(self.config.training, first, steps, total)
         begun, residual = self._begin(number, task)
-        trace = removal is not None
-        private = None
+        trace, private = removal is not None, None
         if privacy:
             subjects = [record.subject for record in self.holdings.train]
             private = privacy.steps(task.cohort, number, task.digest, subjects, generation)
+            trace = trace and private is not None  # of steps that are not noised nothing leaves
         trained: Trained = self.group.call(
             "train", self.name, begun, residual, own_steps, rates, None, False, trace, private
         )
         if privacy:
             packed = trained.update
             noised = privacy.update(task.cohort, number, task.digest, packed.buffer, generation)
-            trained = dataclasses.replace(trained, update=Packed(packed.layout, noised), losses=[], trace=trained.trace)
+            trained = dataclasses.replace(trained, update=Packed(packed.layout, noised), losses=[], records=0)
         weight = (len(indices) if federation.weights == "records" else 1) * steps
         said, leaving = digest(trained.update.tensors()), trained.update
         if self.config.trust.secure_aggregation:
@@ -301,6 +305,15 @@ class Organization(Serving):
             trained.records,
             trained.resident,
         )
+
+    def _generation(self, privacy: MemberPrivacy, number: int, task: CohortTask, removal: str | None) -> int:
+        """Of the noise and the sampling of a round that is trained, replayed, or, without a removal, re-executed."""
+        if removal == NO_REMOVAL:
+            trained = privacy.trained_generation(task.cohort, number, task.digest)
+            if trained is not None:
+                return trained
+        ids = [self.holdings.train[i].id for i in self._indices(task.cohort)]
+        return privacy.generation(task.cohort, ids, None if removal == NO_REMOVAL else removal)
 
     def _plan(self, cohort: str, generation: int) -> list[list[int]]:
         """Steps of the whole run, as positions among the member's records."""

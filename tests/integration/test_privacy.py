@@ -40,6 +40,28 @@ def test_a_private_secure_run_is_killed_resumed_and_removed_from(command: Any, f
     report = verify_run(run)
     assert report.ok, report.failure
 
+    [account] = (command.home / "custody").glob(f"{trained['id']}/alpha.privacy.json")
+    account.unlink()
+    _, err = command.run("unlearn", run, "--record", "beta-4", "--method", "drop", code=1)
+    assert "organization 'alpha': its privacy account says epsilon 0.000000, and it has signed" in err
+
+
+@pytest.mark.long
+def test_whole_organizations_are_noised_once_a_round_and_removed_from(command: Any, four: str, tmp_path: Path) -> None:
+    run = str(tmp_path / "run")
+    command.train("-c", four, "--run", run, "privacy.dp=organization", "privacy.epsilon=40")
+    updates = events_of(run, "UPDATE")
+    assert {event.body["steps"] for event in updates} == {2}, "all local steps, not one"
+    assert all(row[-1] < 40 for row in _spent(run).values())
+    removed = json.loads(command.run("unlearn", run, "--record", "beta-3", "--json")[0].splitlines()[-1])
+    assert removed["guarantee"] == "EXACT_DISTRIBUTION"
+    assert all(row[-1] <= 40 for row in _spent(run).values())
+    replayed = events_of(run, "UPDATE")[len(updates) :]
+    assert replayed
+    assert all(event.body["trace"] == [] for event in replayed), "steps before the noise are nobody's business"
+    rows = [json.loads(line) for line in (Path(run) / "metrics.jsonl").read_text().splitlines()]
+    assert all(row["records"] == 0 for row in rows if "records" in row)
+
 
 def _spent(run: str) -> dict[str, list[float]]:
     """Epsilon by organization, in the order of the log."""

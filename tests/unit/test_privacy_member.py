@@ -32,17 +32,17 @@ def test_the_budget_lasts_for_the_whole_run_and_no_longer(tmp_path: Path) -> Non
         privacy.charge("all", number, BASE, 5)
     assert 2.9 < float(privacy.spent()["epsilon"]) <= 3.0
     assert privacy.affordable("all", 5, BASE, 5) < 5
-    assert not privacy.affords("all", [5, 5])
+    assert privacy.unaffordable({"all": [5, 5]}) == ["all"]
 
 
 def test_expected_replays_are_paid_for_in_advance(tmp_path: Path) -> None:
     privacy = member(tmp_path, epsilon=3.0, max_removals=1)
     for number in range(1, 5):
         privacy.charge("all", number, BASE, 5)
-    assert privacy.affords("all", [5] * 4)
+    assert privacy.unaffordable({"all": [5] * 4}) == []
     for number in range(1, 5):
         privacy.charge("all", number, BASE, 5, generation=7)
-    assert not privacy.affords("all", [5])
+    assert privacy.unaffordable({"all": [5]}) == ["all"]
 
 
 def test_a_repeated_round_is_charged_once_and_the_account_outlives_the_process(tmp_path: Path) -> None:
@@ -60,6 +60,60 @@ def test_a_repeated_round_is_charged_once_and_the_account_outlives_the_process(t
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(TrustChainError, match="is damaged"):
         member(tmp_path)
+
+
+def test_a_repeat_takes_the_steps_that_were_paid_and_no_more(tmp_path: Path) -> None:
+    """The round in which the budget runs out is cut short; after a crash it is cut short again, not completed free."""
+    privacy = member(tmp_path, epsilon=3.0, max_removals=0)
+    for number in range(1, 5):
+        privacy.charge("all", number, BASE, 5 if number < 4 else 2)
+    privacy.charge("all", 5, BASE, privacy.affordable("all", 5, BASE, 5))
+    assert 0 < privacy.affordable("all", 5, BASE, 5) < 5
+    for again in (privacy, member(tmp_path, epsilon=3.0, max_removals=0)):
+        assert [again.affordable("all", number, BASE, 5) for number in (1, 4)] == [5, 2]
+
+
+def test_the_same_round_without_a_record_has_noise_and_sampling_of_its_own(tmp_path: Path) -> None:
+    """Had it the noise of before, the difference of the two updates would be the record's gradients."""
+    privacy = member(tmp_path)
+    ids = [record.id for record in RECORDS["all"]]
+    assert privacy.generation("all", ids) == privacy.generation("all", ids[::-1]) == 0
+    without = privacy.generation("all", ids[1:])
+    assert without != 0
+    assert without % 2 == 0
+    assert member(tmp_path).generation("all", ids[1:]) == without != privacy.generation("all", ids[2:])
+    replay = privacy.generation("all", ids[1:], "ab" * 32)
+    assert replay % 2 == 1
+    keys = {str(privacy.steps("all", 1, BASE, [], g).key) for g in (0, without, replay)}  # type: ignore[union-attr]
+    assert len(keys) == 3
+    privacy.charge("all", 1, BASE, 5)
+    once = float(privacy.spent()["epsilon"])
+    privacy.charge("all", 1, BASE, 5, without)
+    assert float(privacy.spent()["epsilon"]) > once
+    privacy.charge("all", 1, BASE, 5, replay)
+    assert privacy.trained_generation("all", 1, BASE) == without
+    assert privacy.trained_generation("all", 2, BASE) is None
+    assert privacy.rounds("all") == {0: {1}, without: {1}, replay: {1}}
+
+
+def test_an_organization_is_charged_once_a_round_and_for_all_its_cohorts(tmp_path: Path) -> None:
+    def shards(folder: Path, names: list[str]) -> MemberPrivacy:
+        config = Config()
+        config.run.keystore = str(folder / "keys")
+        config.federation.rounds, config.federation.local_steps = 4, 5
+        config.privacy.dp, config.privacy.max_removals = "organization", 0
+        records = dict.fromkeys(names, RECORDS["all"])
+        return MemberPrivacy(config, folder / "custody", "run", "bank", records, dict.fromkeys(names, 0.05))
+
+    two = shards(tmp_path / "two", ["a", "b"])
+    for number in range(1, 5):
+        for cohort in ("a", "b"):
+            assert two.affordable(cohort, number, BASE, 5) == 5
+            two.charge(cohort, number, BASE, 5)
+    assert 7.9 < float(two.spent()["epsilon"]) <= 8
+    assert two.affordable("a", 5, BASE, 5) == 0
+    one = shards(tmp_path / "one", ["a"])
+    assert float(one.describe()["noise"]["a"]) < float(two.describe()["noise"]["a"])
 
 
 def test_a_replay_draws_fresh_noise_and_a_repeat_the_same(tmp_path: Path) -> None:

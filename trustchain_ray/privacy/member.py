@@ -3,9 +3,18 @@
 Format
 ------
 `<organization>.privacy.json` in the custody folder of the run: the :class:`Account`, and which rounds it has been
-charged for. A round that is repeated from the same adapter draws the same noise and is charged once.
+charged for, for how many steps. A round that is repeated from the same adapter on the same records draws the same noise
+and is charged once.
+
+Generations
+-----------
+Noise, sampling and charges are of a generation: 0 while a cohort has the records with which the run began; after a
+removal of own records an even number that follows from the records that are left; in a replay an odd one that follows
+from the removal. So a round that is trained again without a record, whatever became of the first time, has noise of its
+own: with the same noise the difference of the two updates would be the record's gradients.
 """
 
+import copy
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from ledger.canonical import canonical_json, parse_canonical, write_atomic
+from ledger.canonical import canonical_json, parse_canonical, sha256_hex, write_atomic
 from ledger.errors import LedgerError
 from trustchain_ray.config import Config
 from trustchain_ray.data import Record
@@ -32,6 +41,21 @@ COMPOSED = "over all steps"
 
 
 @dataclass(frozen=True)
+class Slot:
+    """A round of a cohort that was charged: its generation, the first half of its adapter's digest, its steps."""
+
+    cohort: str
+    number: int
+    generation: int
+    base: str
+    steps: int
+
+    def is_of(self, cohort: str, number: int, base: str) -> bool:
+        """Whether it is one of this round from this adapter."""
+        return (self.cohort, self.number, self.base) == (cohort, number, base[:32])
+
+
+@dataclass(frozen=True)
 class Mechanism:
     """What keeps an organization's units within the budget.
 
@@ -44,7 +68,7 @@ class Mechanism:
     noise
         Noise multiplier, by cohort.
     releases
-        Steps, or rounds, that the run takes.
+        Steps that the run takes; for whole updates: rounds, of all cohorts that an organization is in.
     """
 
     delta: float
@@ -67,7 +91,8 @@ def mechanism(config: Config, records: Mapping[str, Sequence[Record]], rates: Ma
     units = {c: len({r.subject for r in rows} if settings.dp == "subject" else rows) for c, rows in records.items()}
     smallest = 1 if whole else min(units.values())
     delta = 1e-5 if whole and not settings.delta else resolved_delta(settings.delta, smallest)
-    releases = federation.rounds if whole else federation.rounds * federation.local_steps
+    # an organization is in all its cohorts: their releases add up
+    releases = federation.rounds * len(records) if whole else federation.rounds * federation.local_steps
     read = {c: 1.0 if whole else rates[c] for c in records}
     if settings.dp == "subject":
         most = {c: max(Counter(r.subject for r in rows).values()) for c, rows in records.items()}
@@ -131,37 +156,66 @@ class MemberPrivacy:
             "secret": commitment(self._secret),
         }
 
-    def affordable(self, cohort: str, number: int, base: str, steps: int, generation: int = 0) -> int:
-        """How many of a round's steps the budget pays for; all, where the round was charged before."""
-        if self._slot(cohort, number, base, generation) in self._charged or self.settings.dp == "paper":
-            return steps
-        return self._account.affordable(cohort, self._charge(cohort, steps))
+    def generation(self, cohort: str, ids: Sequence[str], removal: str | None = None) -> int:
+        """Of a round that is trained now.
 
-    def affords(self, cohort: str, rounds: Sequence[int]) -> bool:
-        """Whether the budget pays for rounds of so many steps to be taken again."""
+        Parameters
+        ----------
+        ids
+            Of the cohort's training records, as they are left.
+        removal
+            Whose replay it is part of, 64 hexadecimal digits; None: training.
+        """
+        if removal is not None:
+            return int(removal[:12], 16) | 1
+        now = _records_digest(ids)
+        return 0 if now == self._begun.get(cohort, _records_digest([])) else (int(now[:12], 16) | 1) + 1
+
+    def trained_generation(self, cohort: str, number: int, base: str) -> int | None:
+        """In which a round was trained, last; None: it was not. That of a replay does not count."""
+        found = [g for slot in self._charged if (g := slot.generation) % 2 == 0 and slot.is_of(cohort, number, base)]
+        return found[-1] if found else None
+
+    def affordable(self, cohort: str, number: int, base: str, steps: int, generation: int = 0) -> int:
+        """How many of a round's steps the budget pays for; as many as before, where it was charged before."""
         if self.settings.dp == "paper":
-            return True
-        whole = self._charge(cohort, sum(rounds))
-        if self.settings.dp == "organization":
-            whole = Charge(whole.rate, whole.noise, sum(1 for steps in rounds if steps))
-        return self._account.affordable(cohort, whole) == whole.steps
+            return steps
+        for slot in self._charged:
+            if slot.is_of(cohort, number, base) and slot.generation == generation:
+                return min(steps, slot.steps)
+        paid = self._account.affordable(cohort, self._charge(cohort, steps))
+        return steps if paid and self.settings.dp == "organization" else paid
+
+    def unaffordable(self, rounds: Mapping[str, Sequence[int]]) -> list[str]:
+        """Of cohorts whose rounds, of so many steps, are to be taken again, those that the budget does not pay for."""
+        if self.settings.dp == "paper":
+            return []
+        account, short = copy.deepcopy(self._account), list[str]()
+        for cohort, steps in sorted(rounds.items()):
+            whole = self._charge(cohort, sum(steps))
+            if self.settings.dp == "organization":
+                whole = Charge(whole.rate, whole.noise, sum(1 for number in steps if number))
+            if account.affordable(cohort, whole) == whole.steps:
+                account.charge(cohort, whole)
+            else:
+                short.append(cohort)
+        return short
 
     def charge(self, cohort: str, number: int, base: str, steps: int, generation: int = 0) -> None:
         """Enter a round into the account, durably, before it is trained."""
-        slot = self._slot(cohort, number, base, generation)
-        if slot not in self._charged and self.settings.dp != "paper":
+        slot = Slot(cohort, number, generation, base[:32], steps)
+        known = any(one.is_of(cohort, number, base) and one.generation == generation for one in self._charged)
+        if not known and self.settings.dp != "paper":
             self._account.charge(cohort, self._charge(cohort, steps))
             self._charged.append(slot)
             self._save()
 
     def rounds(self, cohort: str) -> dict[int, set[int]]:
-        """Rounds of a cohort that were charged, by the generation that trained them (0: training)."""
+        """Rounds of a cohort that were charged, by the generation that trained them."""
         found: dict[int, set[int]] = {}
         for slot in self._charged:
-            name, _, rest = slot.rpartition("@")
-            number, generation, _ = rest.split("/")
-            if name == cohort:
-                found.setdefault(int(generation), set()).add(int(number))
+            if slot.cohort == cohort:
+                found.setdefault(slot.generation, set()).add(slot.number)
         return found
 
     def steps(
@@ -195,22 +249,20 @@ class MemberPrivacy:
     def _begin(self, records: Mapping[str, Sequence[Record]], rates: Mapping[str, float]) -> None:
         made = mechanism(self._config, records, rates)
         self._rates, self._noise = made.rates, made.noise
-        self._account = Account(self.settings.epsilon, made.delta)
-        self._charged: list[str] = []
+        self._account = Account(self.settings.epsilon, made.delta, disjoint=self.settings.dp != "organization")
+        self._charged: list[Slot] = []
+        self._begun = {cohort: _records_digest([r.id for r in rows]) for cohort, rows in records.items()}
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._save()
 
     def _charge(self, cohort: str, steps: int) -> Charge:
         return Charge(self._rates[cohort], self._noise[cohort], 1 if self.settings.dp == "organization" else steps)
 
-    @staticmethod
-    def _slot(cohort: str, number: int, base: str, generation: int) -> str:
-        return f"{cohort}@{number}/{generation}/{base[:32]}"
-
     def _save(self) -> None:
         content = {
             "account": self._account.document(),
-            "charged": self._charged,
+            "begun": self._begun,
+            "charged": [[slot.cohort, slot.number, slot.generation, slot.base, slot.steps] for slot in self._charged],
             "noise": {cohort: repr(noise) for cohort, noise in self._noise.items()},
             "rates": {cohort: repr(rate) for cohort, rate in self._rates.items()},
         }
@@ -223,7 +275,8 @@ class MemberPrivacy:
         try:
             said = parse_canonical(self._path.read_bytes())
             self._account = Account.of_document(said["account"])
-            self._charged = [str(slot) for slot in said["charged"]]
+            self._charged = [Slot(str(c), int(n), int(g), str(b), int(s)) for c, n, g, b, s in said["charged"]]
+            self._begun = {str(c): str(digest) for c, digest in said["begun"].items()}
             self._noise = {str(c): float(noise) for c, noise in said["noise"].items()}
             self._rates = {str(c): float(rate) for c, rate in said["rates"].items()}
         except (LedgerError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
@@ -231,3 +284,7 @@ class MemberPrivacy:
                 f"{self._path}: the privacy account is damaged ({error}); restore it: without it nobody knows what "
                 "was spent"
             ) from None
+
+
+def _records_digest(ids: Sequence[str]) -> str:
+    return sha256_hex(canonical_json(sorted(ids)))

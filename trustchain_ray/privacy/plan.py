@@ -49,6 +49,7 @@ def plan(config: Config) -> dict[str, Any]:
         own = {cohort: records for cohort, records in own.items() if records}
         rates = {c: sampling_rate(config.training, len(records)) for c, records in own.items()}
         made[name] = mechanism(config, own, rates)
+    divisor = 1 if settings.dp == "organization" else config.training.batch_size
     values, members = trained_values(config), []  # the model is loaded last: what is impossible is refused at once
     for name, its in made.items():
         for cohort in its.units:
@@ -59,7 +60,7 @@ def plan(config: Config) -> dict[str, Any]:
                     name, cohort, its.units[cohort], charge.rate, charge.steps, its.delta, charge.noise,
                     epsilon((charge,), its.delta) if composed else None,
                     epsilon((again,), its.delta) if composed else None,
-                    step_noise(charge.noise, values, config.training.batch_size),
+                    step_noise(charge.noise, values, divisor),
                 )
             )  # fmt: skip
     rows = [asdict(member) for member in members]
