@@ -18,6 +18,7 @@ from ledger.identity import COORDINATOR, public_document
 from trustchain_ray import calls, forms
 from trustchain_ray.adapter import Tensors, digest, load_tensors, save_tensors
 from trustchain_ray.base import prepare_base
+from trustchain_ray.calls import reason_of
 from trustchain_ray.cohorts import cohorts_of
 from trustchain_ray.config import Config
 from trustchain_ray.data import organization_names
@@ -152,7 +153,7 @@ class Assembly:
         if self.local:
             self.base = prepare_base(self.config, self.run, self.progress, local=True)
         present = [name for name in self.names if name not in self.offline]
-        self.registrations = self.gather("register", self.base, names=present)
+        self.registrations = self.gather("register", self.base, names=present, long=True)
         registered = {n: {c: int(k) for c, k in r["records"].items()} for n, r in self.registrations.items()}
         self.counts = {**self.counts, **registered}
         if not self.resumed:
@@ -228,8 +229,10 @@ class Assembly:
         except (RayActorError, RayTaskError, LedgerError) as error:
             raise TrustChainError(f"the ledger cannot work: {reason_of(error)}") from None
 
-    def gather(self, method: str, *args: Any, names: Collection[str] | None = None) -> dict[str, Any]:
-        """Call a method of every organization (or those named); answers by name.
+    def gather(
+        self, method: str, *args: Any, names: Collection[str] | None = None, long: bool = False
+    ) -> dict[str, Any]:
+        """Call a method of every organization (or those named); answers by name. For `long` see :meth:`answer`.
 
         Raises
         ------
@@ -241,17 +244,27 @@ class Assembly:
         answers = {}
         for name, ref in refs.items():
             try:
-                answers[name] = self.answer(name, ref)
+                answers[name] = self.answer(name, ref, long)
             except TrustChainError:
                 calls.wait(list(refs.values()), 30)  # let the others end quietly
                 raise
         return answers
 
-    @staticmethod
-    def answer(name: str, reference: Any) -> Any:
-        """Wait for an organization's answer. Raises TrustChainError with its name."""
+    def answer(self, name: str, reference: Any, long: bool = False) -> Any:
+        """Wait for an organization's answer: for `federation.deadline_s`, or without end where it is `long` work.
+
+        Raises
+        ------
+        TrustChainError
+            With its name and what went wrong.
+        """
+        deadline = self.config.federation.deadline_s
         try:
-            return calls.get(reference)
+            return calls.get(reference, None if long else deadline)
+        except GetTimeoutError:
+            raise TrustChainError(
+                f"organization {name!r}: no answer within federation.deadline_s={deadline:g}"
+            ) from None
         except (RayActorError, RayTaskError, LedgerError) as error:
             raise TrustChainError(f"organization {name!r}: {reason_of(error)}") from None
 
@@ -443,10 +456,3 @@ class Assembly:
 
     def _records(self, organization: str, cohort: str) -> int:
         return self.counts[organization][cohort]
-
-
-def reason_of(error: Exception) -> str:
-    """The cause of a remote failure in one line."""
-    cause = getattr(error, "cause", None) or error
-    lines = [line for line in str(cause).strip().splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(cause).__name__

@@ -57,3 +57,10 @@ def wait(references: Sequence[Any], timeout: float, least: int | None = None) ->
         done, there = ray.wait(there, num_returns=least - len(here), timeout=timeout)
         here += done
     return here, list(there)
+
+
+def reason_of(error: Exception) -> str:
+    """The cause of a remote failure in one line."""
+    cause = getattr(error, "cause", None) or error
+    lines = [line for line in str(cause).strip().splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(cause).__name__

@@ -1,14 +1,17 @@
 """What a federation is compared with: each organization alone, all records in one place, own adapters."""
 
-import contextlib
 import dataclasses
+import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from trustchain_ray import calls
+from trustchain_ray.calls import reason_of
 from trustchain_ray.data import Holdings, Record, load_holdings
+from trustchain_ray.errors import TrustChainError
 from trustchain_ray.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -50,15 +53,39 @@ def start_centralised(federation: "Federation", steps: int) -> Any:
     return [learner.centralised.remote(federation.names, federation.terms_ref, steps * len(federation.names)), learner]
 
 
-def collect(started: Any) -> Scores:
-    """Wait for a comparison; summaries by organization. One that died meanwhile is left out."""
+def collect(
+    started: Any, within: float | None = None, progress: Callable[[str], None] | None = None
+) -> Scores:
+    """Wait for a comparison; summaries by organization. Who died meanwhile, fails or is late is left out.
+
+    Parameters
+    ----------
+    within
+        Seconds to wait for all of them together; None: without end.
+    progress
+        Gets a line about who is left out, and why.
+
+    Raises
+    ------
+    TrustChainError
+        Nobody is left.
+    """
     if not isinstance(started, dict):
         sums: Any = ray.get(started[0])
-    else:
-        sums = {}
-        for name, reference in started.items():
-            with contextlib.suppress(RayActorError):
-                sums[name] = calls.get(reference)
+        return {name: Metrics(**row).summary() for name, row in sums.items()}
+    sums, missing, end = {}, dict[str, str](), time.monotonic() + (within or 0.0)
+    for name, reference in started.items():
+        try:
+            sums[name] = calls.get(reference, None if within is None else max(0.0, end - time.monotonic()))
+        except GetTimeoutError:
+            missing[name] = f"no answer within federation.deadline_s={within:g}"
+        except (RayActorError, RayTaskError) as error:
+            missing[name] = reason_of(error)
+    reasons = "; ".join(f"{name}: {reason}" for name, reason in missing.items())
+    if missing and not sums:
+        raise TrustChainError(f"no organization evaluates: {reasons}")
+    if missing and progress is not None:
+        progress(f"  left out of the scores: {reasons}")
     return {name: Metrics(**row).summary() for name, row in sums.items()}
 
 

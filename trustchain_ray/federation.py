@@ -12,7 +12,8 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from ledger.canonical import sha256_hex
 from trustchain_ray.adapter import Layout, Tensors, digest, serialise
-from trustchain_ray.assembly import Assembly, reason_of
+from trustchain_ray.assembly import Assembly
+from trustchain_ray.calls import reason_of
 from trustchain_ray.checks import (
     MALFORMED,
     Refused,
@@ -22,7 +23,7 @@ from trustchain_ray.checks import (
     check_statement,
     check_update,
 )
-from trustchain_ray.compare import collect, mean_scores
+from trustchain_ray.compare import Scores, collect, mean_scores
 from trustchain_ray.errors import TrustChainError
 from trustchain_ray.exchange import CohortTask, Reply, Update
 from trustchain_ray.initial import fresh_adapter
@@ -137,6 +138,11 @@ class Federation(Assembly):
         """Start the evaluation of a model at every organization; references by name."""
         packed = [self.share(Packed.of(model))]
         return {n: self.members[n].call("evaluate", self.terms_ref, packed) for n in self.names if n not in self.late}
+
+    def scores(self, started: dict[str, Any]) -> Scores:
+        """What :meth:`evaluate` started, by organization; who does not answer within `federation.deadline_s` is left
+        out, and `progress` told."""
+        return collect(started, self.config.federation.deadline_s, self.progress)
 
     def _open_round(self, excluded: Collection[str]) -> dict[str, CohortRound]:
         left_out = {*self.late, *excluded}
@@ -312,7 +318,7 @@ class Federation(Assembly):
                 states = {c: r.merged if coalition and r.merged else before[c] for c, r in rounds.items()}
             else:
                 states = {c: self.merged(before[c], cohort, coalition).state for c, cohort in rounds.items()}
-            return mean_scores(collect(self.evaluate(self.model(states))))["accuracy"]
+            return mean_scores(self.scores(self.evaluate(self.model(states))))["accuracy"]
 
         tested = [self.registrations[n]["test"] for n in self.names if n in self.registrations]  # not who has left
         return self.settlement.settle(number, merged, value, tested)

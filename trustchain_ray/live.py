@@ -19,7 +19,7 @@ from envs.arrays import Observations
 from envs.dynamics import FEATURES, State
 from envs.errors import GameError
 from envs.participation import Participation
-from trustchain_ray.compare import collect, mean_scores
+from trustchain_ray.compare import mean_scores
 from trustchain_ray.config import Config
 from trustchain_ray.config_files import to_yaml
 from trustchain_ray.federation import Federation
@@ -92,7 +92,8 @@ class LiveParticipation(Participation):
             self._end()
             self.federation = self._start()
         super().reset(seed, options)
-        self._quality = mean_scores(collect(self.federation.evaluate(self.federation.model())))["accuracy"]
+        evaluations = self.federation.evaluate(self.federation.model())
+        self._quality = mean_scores(self.federation.scores(evaluations))["accuracy"]
         self._rewards[:] = 0.0
         return self._observations(), {name: {} for name in self.agents}
 

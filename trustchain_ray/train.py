@@ -146,7 +146,7 @@ def _rounds(federation: Federation, progress: Progress) -> None:
 
 def _report(federation: Federation, number: int, refs: dict[str, Any], progress: Progress) -> None:
     """Scores of an evaluated round: shown, logged, kept."""
-    scores = collect(refs)
+    scores = federation.scores(refs)
     mean = mean_scores(scores)
     progress("  round {}: {}".format(number, "  ".join(f"{k} {v:.4f}" for k, v in mean.items())))
     federation.run.append_metrics({"round": number, "scores": mean, "by_organization": scores})
@@ -168,7 +168,7 @@ def _compare(federation: Federation, progress: Progress) -> dict[str, Any]:
             started[name] = start(federation, steps)
     rows = {}
     for name, references in started.items():
-        rows[name] = collect(references)
+        rows[name] = federation.scores(references) if name == "federated" else collect(references, None, progress)
         _report_row(federation, name, rows[name], progress)
     return {name: {**mean_scores(row), "by_organization": row} for name, row in rows.items()}
 

@@ -62,10 +62,10 @@ def outcome(run: Path, name: str) -> dict[str, Any] | None:
     return said
 
 
-def take_up(run: Path, handle: Handle) -> int:
+def take_up(run: Path, handle: Handle, begun: Callable[[], bool]) -> int:
     """Carry out all requests that wait, in the order in which they came; how many there were.
 
-    A request that fails half way is refused with the reason; the removal itself, once begun, must be finished.
+    A request that fails is refused with the reason; the removal itself, once `begun`, must be finished.
 
     Raises
     ------
@@ -82,8 +82,10 @@ def take_up(run: Path, handle: Handle) -> int:
         except UsageError as error:
             result = {"refused": str(error), "usage": True}
         except TrustChainError as error:
-            _answer(run, path, {"refused": str(error), "usage": False})
-            raise
+            result = {"refused": str(error), "usage": False}
+            if begun():
+                _answer(run, path, result)
+                raise
         _answer(run, path, result)
     return len(waiting)
 

@@ -147,7 +147,7 @@ def _train_all(
         try:
             _check_online(federation, chosen)
             federation.reopen(write=False)
-            registered = federation.gather("register", federation.base, names=federation.names)
+            registered = federation.gather("register", federation.base, names=federation.names, long=True)
             environments = {name: row["worker"]["environment"] for name, row in registered.items()}
             outcome.inconclusive = conditions.other_hardware(chosen, environments)
             if outcome.inconclusive:

@@ -13,7 +13,7 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from trustchain_ray import calls
 from trustchain_ray.adapter import Tensors, digest, load_tensors, save_tensors
-from trustchain_ray.assembly import reason_of
+from trustchain_ray.calls import reason_of
 from trustchain_ray.checks import MALFORMED, Refused
 from trustchain_ray.errors import TrustChainError
 from trustchain_ray.exchange import Reply, Update
@@ -133,6 +133,7 @@ def _replay_round(federation: Federation, job: Job, number: int, active: list[st
             if not done:
                 raise TrustChainError(f"no answer within {federation.config.federation.deadline_s:g} s")
             reply: Reply = calls.get(done[0])
+            federation.late.pop(name, None)  # it has come through what it was still at
             events += federation.accept_updates(number, name, reply, rounds, job.removal)
         except (RayActorError, RayTaskError, TrustChainError, Refused, *MALFORMED) as error:
             raise TrustChainError(

@@ -30,7 +30,7 @@ def unlearn_approximately(federation: Federation, job: Job, progress: Progress) 
             call = federation.members[name].call(
                 "unlearn", federation.terms_ref, number, tasks, job.removal, job.method, options
             )
-            reply = federation.answer(name, call)
+            reply = federation.answer(name, call, long=True)
             try:
                 events += federation.accept_updates(number, name, reply, rounds, job.removal)
             except (Refused, *MALFORMED) as refused:

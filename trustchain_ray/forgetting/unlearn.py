@@ -236,7 +236,7 @@ def carry_out(
 def _evaluate(federation: Federation, job: Job, progress: Progress) -> dict[str, Any]:
     """Scores of the model as it is now, on what test records are left."""
     model = federation.model()
-    rows = {"federated": collect(federation.evaluate(model))}
+    rows = {"federated": federation.scores(federation.evaluate(model))}
     if federation.config.federation.personalization != "none":
         rows["personalised"] = collect(start_personalised(federation, model))
     scores = {name: {**mean_scores(row), "by_organization": row} for name, row in rows.items()}

@@ -19,7 +19,8 @@ Progress = Callable[[str], None]
 
 
 def expel_planters(federation: Federation, progress: Progress) -> int:
-    """Remove what organizations ever sent that planted triggers as `trust.expel` scans found, one after another.
+    """Remove what organizations ever sent that planted triggers as `trust.expel` scans found, all of them together; one
+    after another where that is impossible.
 
     What they sent before a scan saw the trigger leaves the model, too: afterwards it is the one of a training without
     them. Where that is impossible (one does not answer, or a privacy budget pays for no replay) it stays, is refused
@@ -35,20 +36,30 @@ def expel_planters(federation: Federation, progress: Progress) -> int:
     TrustChainError
         A removal was begun and could not be finished, as in :func:`take_requests`.
     """
-    least, planted, done = federation.config.trust.expel, federation.reputation.planted, 0
+    least, planted = federation.config.trust.expel, federation.reputation.planted
     caught = [n for n in federation.names if least and len(planted[n]) >= least and n not in federation.spared]
-    for name in caught:
-        progress(f"expelled for planting triggers: {name}; what they ever sent is removed")
-        try:
-            _remove(federation, [Ask(scope=ORGANIZATION, organization=name)], "replay", {}, progress)
-        except TrustChainError as refused:
-            if Amendments.read(federation.run).unfinished is not None:
-                raise
-            federation.spared.add(name)
-            progress(f"  not removed: {refused}")
-        else:
-            done += 1
-    return done
+    if not caught:
+        return 0
+    progress(f"expelled for planting triggers: {', '.join(caught)}; what they ever sent is removed")
+    if _expel(federation, caught, progress):
+        return 1
+    if len(caught) > 1:
+        return sum(_expel(federation, [name], progress) for name in caught)
+    return 0
+
+
+def _expel(federation: Federation, names: list[str], progress: Progress) -> bool:
+    """Whether organizations were removed; a single one that cannot be is spared until the run is resumed."""
+    try:
+        _remove(federation, [Ask(scope=ORGANIZATION, organization=n) for n in names], "replay", {}, progress)
+    except TrustChainError as refused:
+        if _is_begun(federation):
+            raise
+        if len(names) == 1:
+            federation.spared.add(names[0])
+        progress(f"  not removed{' together' if len(names) > 1 else ''}: {refused}")
+        return False
+    return True
 
 
 def take_requests(federation: Federation, progress: Progress) -> int:
@@ -65,7 +76,12 @@ def take_requests(federation: Federation, progress: Progress) -> int:
             raise UsageError("--method drop while the run trains would end the cohort; use replay, or wait for its end")
         return _remove(federation, asks, method, options, progress)
 
-    return take_up(federation.run.path, handle)
+    return take_up(federation.run.path, handle, lambda: _is_begun(federation))
+
+
+def _is_begun(federation: Federation) -> bool:
+    """Whether a removal is under way that must be finished."""
+    return Amendments.read(federation.run).unfinished is not None
 
 
 def _remove(

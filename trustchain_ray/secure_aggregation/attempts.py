@@ -11,7 +11,7 @@ from ray.exceptions import RayError
 from ledger.canonical import sha256_hex
 from ledger.identity import Identity
 from trustchain_ray import calls
-from trustchain_ray.assembly import reason_of
+from trustchain_ray.calls import reason_of
 from trustchain_ray.errors import TrustChainError
 from trustchain_ray.secure_aggregation.errors import Misbehaved
 from trustchain_ray.secure_aggregation.messages import Message
