@@ -196,15 +196,15 @@ class Federation(Assembly):
         keys = {document["key_id"]: document["public_key"]}
         for envelope in reply.events:
             check_spend(envelope, name, number, keys, self.id, removal)
-        events, answered = list(reply.events), set[str]()
+        # what is no answer at all is refused before anything of it is accepted
+        events, updates, answered = list(reply.events), [(str(u.cohort)[:100], u) for u in reply.updates], set[str]()
         for withheld, reason in reply.withheld.items():
             if withheld in rounds and name in self.cohorts[withheld]:
                 answered.add(withheld)
                 body = {"round": number, "organization": name, "cohort": withheld}
                 events.append(self.event("REFUSED", {**body, "reason": f"withheld by itself: {reason}"[:500]}))
                 self.progress(f"  {name} withholds its update of {withheld}: {reason}")
-        for update in reply.updates:
-            what = str(update.cohort)[:100]
+        for what, update in updates:
             if what in answered:
                 self.progress(f"  another update of {name} for {what} is not looked at")
                 continue

@@ -11,7 +11,7 @@ import pytest
 from ledger.events import make_event, read_event
 from ledger.identity import COORDINATOR, Identity, load_or_create
 from trustchain_ray.adapter import Layout, Tensors, digest
-from trustchain_ray.checks import Refused, check_original, check_statement, check_update
+from trustchain_ray.checks import MALFORMED, Refused, check_original, check_statement, check_update
 from trustchain_ray.config import Config
 from trustchain_ray.exchange import CohortTask, Reply, Update
 from trustchain_ray.federation import CohortRound, Federation
@@ -138,7 +138,9 @@ def test_an_update_of_another_form_is_refused_and_the_round_goes_on(board: Board
     for bad in (short, replace(good, update=None), replace(good, envelope=[]), replace(good, seconds="1")):
         [event] = board.look(bad)
         assert statement_of(event)["type"] == "REFUSED"
-    assert not board.rounds[COHORT].accepted
+    with pytest.raises(MALFORMED):
+        board.look(good, None)
+    assert not board.rounds[COHORT].accepted, "its envelope would not be in the log"
     assert board.look(good) == [good.envelope]
 
 
