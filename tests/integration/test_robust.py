@@ -228,6 +228,7 @@ def test_who_is_caught_twice_is_expelled_and_the_model_is_the_one_without_it(con
     assert digest(load_tensors(run / last)) == digest(load_tensors(tmp_path / "four" / last))
 
 
+@pytest.mark.long
 def test_who_refuses_to_leave_stays_refused_until_the_run_is_resumed_and_it_answers(config: Config, tmp_path: Path):
     careful = with_rule(config, scan_every=2, expel=1)
     run, said = tmp_path / "run", list[str]()

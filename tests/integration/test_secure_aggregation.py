@@ -102,7 +102,7 @@ def test_a_cheat_is_named_the_dead_are_absent_and_the_sums_go_on(command: Any, f
 def test_a_removal_sums_again_without_what_is_gone(
     command: Any, four: str, secure: dict[str, Any], tmp_path: Path
 ) -> None:
-    """The last test of this module: it changes the run, in which a member has rotated its key since."""
+    """The last tests of this module: they change the run, in which a member has rotated its key since."""
     run = secure["run"]
     command.run("keys", "rotate", "delta")
     result = json.loads(command.run("unlearn", run, "--record", "beta-3", "--json")[0].splitlines()[-1])
@@ -113,6 +113,13 @@ def test_a_removal_sums_again_without_what_is_gone(
     said = json.loads(out.splitlines()[-1])
     assert said["reexecution"]["same"]
     assert said["reexecution"]["merges"] > 0
+
+
+def test_an_organization_leaves_and_two_are_too_few(
+    command: Any, four: str, secure: dict[str, Any], tmp_path: Path
+) -> None:
+    """After the removal above."""
+    run = secure["run"]
     left = json.loads(command.run("unlearn", run, "--organization", "gamma", "--json")[0].splitlines()[-1])
     assert left["guarantee"] == "EXACT_BITWISE"
     gone = command.train("-c", four, "--run", str(tmp_path / "gone"), "data.exclude=[beta-3,gamma/*]")
