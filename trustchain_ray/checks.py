@@ -24,26 +24,7 @@ class Refused(Exception):
         super().__init__(reason if len(reason) <= 500 else reason[:500] + "...")
 
 
-def check_decision(envelope: dict[str, Any], organization: str, number: int, keys: dict[str, str], run: str) -> None:
-    """Refuse a decision that the organization did not sign for this round. Raises Refused with the reason."""
-    _check_own("decision", "DECISION", envelope, organization, number, keys, run)
-
-
-def check_spend(
-    envelope: dict[str, Any],
-    organization: str,
-    number: int,
-    keys: dict[str, str],
-    run: str,
-    removal: str | None = None,
-) -> None:
-    """Refuse a statement beside the updates that is not the organization's own PRIVACY_SPEND of this round and removal.
-    Raises Refused with the reason."""
-    _check_own("privacy spend", "PRIVACY_SPEND", envelope, organization, number, keys, run, removal)
-
-
-def _check_own(
-    what: str,
+def check_own(
     kind: str,
     envelope: dict[str, Any],
     organization: str,
@@ -52,6 +33,19 @@ def _check_own(
     run: str,
     removal: str | None = None,
 ) -> None:
+    """Refuse a statement beside the updates that the organization did not sign for this round.
+
+    Parameters
+    ----------
+    kind : DECISION or PRIVACY_SPEND, the type that it must have.
+    removal : of which removal's replay it is part; None: of the training.
+
+    Raises
+    ------
+    Refused
+        With the reason.
+    """
+    what = kind.lower().replace("_", " ")
     try:
         event = read_event(envelope, keys)
     except LedgerError as error:

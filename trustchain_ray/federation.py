@@ -17,9 +17,8 @@ from trustchain_ray.calls import reason_of
 from trustchain_ray.checks import (
     MALFORMED,
     Refused,
-    check_decision,
     check_original,
-    check_spend,
+    check_own,
     check_statement,
     check_update,
 )
@@ -166,7 +165,7 @@ class Federation(Assembly):
         """
         document = self.registrations[name]["document"]
         keys = {document["key_id"]: document["public_key"]}  # it may sign for itself alone
-        check_decision(reply.decision, name, number, keys, self.id)
+        check_own("DECISION", reply.decision, name, number, keys, self.id)
         return [reply.decision, *self.accept_updates(number, name, reply, rounds)]
 
     def accept_updates(
@@ -195,7 +194,7 @@ class Federation(Assembly):
         document = self.registrations[name]["document"]
         keys = {document["key_id"]: document["public_key"]}
         for envelope in reply.events:
-            check_spend(envelope, name, number, keys, self.id, removal)
+            check_own("PRIVACY_SPEND", envelope, name, number, keys, self.id, removal)
         # what is no answer at all is refused before anything of it is accepted
         events, updates, answered = list(reply.events), [(str(u.cohort)[:100], u) for u in reply.updates], set[str]()
         for withheld, reason in reply.withheld.items():

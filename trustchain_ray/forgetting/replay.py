@@ -203,7 +203,7 @@ def _all_updates(
         for envelope in content["events"]
         if (s := statement_of(envelope))["type"] == "UPDATE"
     }
-    others = sorted(set(federation.cohorts) - set(rounds))
+    merges, others = newest_merges(content), sorted(set(federation.cohorts) - set(rounds))
     if number > 1 and any(not (federation.run.path / adapter_file(number - 1, c)).is_file() for c in others):
         return None
     for cohort in others:
@@ -213,7 +213,7 @@ def _all_updates(
             if not after.is_file():
                 return None
             round_.merged = load_tensors(after)
-        for entry in newest_merges(content)[cohort]["inputs"]:
+        for entry in merges[cohort]["inputs"]:
             name = entry["organization"]
             if round_.merged is not None:
                 weight, envelope = signed[name, cohort, entry["update"]]

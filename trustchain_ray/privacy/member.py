@@ -173,16 +173,15 @@ class MemberPrivacy:
 
     def trained_generation(self, cohort: str, number: int, base: str) -> int | None:
         """In which a round was trained, last; None: it was not. That of a replay does not count."""
-        found = [g for slot in self._charged if (g := slot.generation) % 2 == 0 and slot.is_of(cohort, number, base)]
-        return found[-1] if found else None
+        found = [slot.generation for slot in self._charged if slot.is_of(cohort, number, base)]
+        return next((generation for generation in reversed(found) if generation % 2 == 0), None)
 
     def affordable(self, cohort: str, number: int, base: str, steps: int, generation: int = 0) -> int:
         """How many of a round's steps the budget pays for; as many as before, where it was charged before."""
         if self.settings.dp == "paper":
             return steps
-        for slot in self._charged:
-            if slot.is_of(cohort, number, base) and slot.generation == generation:
-                return min(steps, slot.steps)
+        if (slot := self._slot(cohort, number, base, generation)) is not None:
+            return min(steps, slot.steps)
         paid = self._account.affordable(cohort, self._charge(cohort, steps))
         return steps if paid and self.settings.dp == "organization" else paid
 
@@ -203,11 +202,9 @@ class MemberPrivacy:
 
     def charge(self, cohort: str, number: int, base: str, steps: int, generation: int = 0) -> None:
         """Enter a round into the account, durably, before it is trained."""
-        slot = Slot(cohort, number, generation, base[:32], steps)
-        known = any(one.is_of(cohort, number, base) and one.generation == generation for one in self._charged)
-        if not known and self.settings.dp != "paper":
+        if self.settings.dp != "paper" and self._slot(cohort, number, base, generation) is None:
             self._account.charge(cohort, self._charge(cohort, steps))
-            self._charged.append(slot)
+            self._charged.append(Slot(cohort, number, generation, base[:32], steps))
             self._save()
 
     def rounds(self, cohort: str) -> dict[int, set[int]]:
@@ -257,6 +254,11 @@ class MemberPrivacy:
 
     def _charge(self, cohort: str, steps: int) -> Charge:
         return Charge(self._rates[cohort], self._noise[cohort], 1 if self.settings.dp == "organization" else steps)
+
+    def _slot(self, cohort: str, number: int, base: str, generation: int) -> Slot | None:
+        """What was charged for a round in a generation, if it was."""
+        slots = (slot for slot in self._charged if slot.is_of(cohort, number, base))
+        return next((slot for slot in slots if slot.generation == generation), None)
 
     def _save(self) -> None:
         content = {
